@@ -1,2 +1,37 @@
-check:
-	cargo fmt --check
+# Everything that the README and continuous integration do. `make setup` is run by what needs it.
+
+CARGO ?= cargo
+export CARGO_TERM_COLOR ?= auto
+
+.PHONY: setup build demo test check bench clean
+
+## Installs what building, testing and running need; says what it wants where it may not.
+setup:
+	@scripts/setup.sh
+
+## One self-contained program: target/release/casemate.
+build: setup
+	$(CARGO) build --locked --release
+
+## Installs, builds, and runs an npm MCP server in a microVM, each step timed.
+demo: build
+	@scripts/demo.sh target/release/casemate
+
+## Every test; machine tests boot real guests.
+test: setup
+	$(CARGO) nextest run --locked --workspace
+
+## Formatting, lints, documentation, dependencies.
+check: setup
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --quiet
+	$(CARGO) deny --locked check bans licenses sources
+
+## Measures; the raw data goes to bench-results/.
+bench: build
+	@scripts/bench.sh target/release/casemate
+
+clean:
+	$(CARGO) clean
+	rm -rf bench-results

@@ -1,1 +1,32 @@
-//! Placeholder.
+//! Machines: what makes them, what owns them, and where they are written down.
+//!
+//! ```text
+//! command ── launch ──> supervisor ── Backend ──> VMM
+//!    │                      │ supervisor.sock        ║ link
+//!    └───── Session ────────┘                      agent ── server
+//! ```
+//!
+//! A command plans a machine ([`registry`]), starts its supervisor ([`client`]) and talks to it over its
+//! socket ([`supervise`]). Nothing here prints, and nothing above [`backend`] asks which backend runs.
+
+pub mod backend;
+pub mod client;
+mod control;
+pub mod doctor;
+pub mod home;
+mod jsonl;
+pub mod leash;
+pub mod log;
+pub mod record;
+pub mod registry;
+mod sock;
+pub mod spec;
+pub mod supervise;
+pub mod supervisor;
+mod sys;
+
+pub use client::{LaunchError, Leased, Session, SessionError, launch};
+pub use home::{Home, HomeError};
+pub use record::{Record, State, Status};
+pub use registry::Registry;
+pub use spec::{Accelerator, BackendKind, Conversation, Isolation, Lifetime, Resources, Spec, Workload};

@@ -1,0 +1,178 @@
+//! Options that several commands share.
+
+use crate::{
+    engine::{BackendKind, Isolation},
+    error::Error,
+};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+
+/// The least and the most memory of a machine, in MiB.
+pub const MEMORY_MB: std::ops::RangeInclusive<u32> = 64..=65536;
+
+/// The fewest and the most virtual processors of a machine.
+pub const VCPUS: std::ops::RangeInclusive<u32> = 1..=32;
+
+/// Options of the machine that a command may start.
+#[derive(Debug, Clone, Default, PartialEq, clap::Args)]
+#[command(next_help_heading = "Machine")]
+pub struct MachineOptions {
+    /// The weakest wall that will do; the strongest that works here at this level or above is used
+    #[arg(long, value_name = "LEVEL", value_parser = isolation_parser())]
+    pub isolation: Option<Isolation>,
+    /// What makes the machine, instead of the strongest backend that works
+    #[arg(long, value_name = "NAME", value_parser = backend_parser())]
+    pub backend: Option<BackendKind>,
+    /// Memory in MiB, 64 to 65536 [default: 256]
+    #[arg(long, value_name = "MB", value_parser = clap::value_parser!(u32).range(64..=65536))]
+    pub memory: Option<u32>,
+    /// Virtual processors, 1 to 32 [default: 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=32))]
+    pub vcpus: Option<u32>,
+}
+
+impl MachineOptions {
+    /// Asks for a microVM, unless something else was asked for.
+    pub fn ask_for_microvm(&mut self) {
+        if self.isolation.is_none() && self.backend.is_none() {
+            self.isolation = Some(Isolation::Microvm);
+        }
+    }
+}
+
+/// Options of the server that a machine runs.
+#[derive(Debug, Clone, Default, PartialEq, clap::Args)]
+#[command(next_help_heading = "Server")]
+pub struct ServerOptions {
+    /// The command to run, split into words as a shell does, but run without one
+    #[arg(long, value_name = "TEXT")]
+    pub command: Option<String>,
+    /// Set an environment variable of the server; may be repeated
+    #[arg(long, value_name = "K=V", value_parser = variable)]
+    pub env: Vec<(String, String)>,
+}
+
+/// Options of the start of a machine.
+#[derive(Debug, Clone, Default, PartialEq, clap::Args)]
+#[command(next_help_heading = "Machine")]
+pub struct StartOptions {
+    /// Neither start from a template nor make one; so far every start is like that
+    #[arg(long)]
+    pub cold: bool,
+}
+
+/// Options of later versions: understood, and refused.
+#[derive(Debug, Clone, Default, PartialEq, clap::Args)]
+pub struct LaterOptions {
+    /// Give the server a folder of the host (not built yet)
+    #[arg(long, value_name = "HOST:GUEST[:ro|rw]", hide = true)]
+    pub mount: Vec<String>,
+    /// Give the server a named writable volume (not built yet)
+    #[arg(long, value_name = "NAME:GUEST[:SIZE]", hide = true)]
+    pub volume: Vec<String>,
+    /// Give the server a secret (not built yet)
+    #[arg(long, value_name = "NAME=SOURCE", hide = true)]
+    pub secret: Vec<String>,
+    /// Let the server reach a host (not built yet)
+    #[arg(long, value_name = "HOST:PORT", hide = true)]
+    pub allow: Vec<String>,
+    /// Forward a port inside the machine to a host (not built yet)
+    #[arg(long, value_name = "GUESTPORT=HOST:PORT", hide = true)]
+    pub forward: Vec<String>,
+    /// Suspend the machine when it is idle (not built yet)
+    #[arg(long, value_name = "DURATION", hide = true)]
+    pub idle: Option<String>,
+    /// Restart the machine when it fails (not built yet)
+    #[arg(long, value_name = "POLICY", hide = true)]
+    pub restart: Option<String>,
+    /// Start from this template (not built yet)
+    #[arg(long, value_name = "KEY", hide = true)]
+    pub template: Option<String>,
+}
+
+impl LaterOptions {
+    /// Refuses the first option that was given, rather than dropping it.
+    pub fn refuse(&self) -> Result<(), Error> {
+        let given = [
+            ("--mount", "the server would not see the folder", !self.mount.is_empty()),
+            ("--volume", "what the server writes would be lost", !self.volume.is_empty()),
+            ("--secret", "the server would start without its secret", !self.secret.is_empty()),
+            ("--allow", "the server would not reach the host: machines have no network", !self.allow.is_empty()),
+            ("--forward", "the server would not reach the host: machines have no network", !self.forward.is_empty()),
+            ("--idle", "the machine would stay in memory", self.idle.is_some()),
+            ("--restart", "the machine would stay down when it fails", self.restart.is_some()),
+            ("--template", "every start is a cold start", self.template.is_some()),
+        ];
+        match given.iter().find(|(_, _, given)| *given) {
+            None => Ok(()),
+            Some((option, without, _)) => Err(Error::unavailable(format!(
+                "{option} is not built yet, and without it {without}"
+            ))
+            .hint(format!("leave {option} out if the server can do without"))),
+        }
+    }
+}
+
+fn isolation_parser() -> impl TypedValueParser<Value = Isolation> {
+    PossibleValuesParser::new(Isolation::ALL.iter().map(|level| level.as_str()))
+        .try_map(|word| word.parse::<Isolation>())
+}
+
+fn backend_parser() -> impl TypedValueParser<Value = BackendKind> {
+    PossibleValuesParser::new(BackendKind::ALL.iter().map(|kind| kind.as_str()))
+        .try_map(|word| word.parse::<BackendKind>())
+}
+
+/// Why a text is no variable of an environment.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidVariable {
+    /// There is no `=`.
+    #[error("no '=' in it; write NAME=VALUE")]
+    NoValue,
+    /// The name is none.
+    #[error("{0:?} is no name of a variable: use letters, digits and '_', beginning with no digit")]
+    Name(String),
+    /// No environment can hold it.
+    #[error("the value of {0} contains a zero byte")]
+    Zero(String),
+}
+
+/// Reads `K=V`.
+pub fn variable(text: &str) -> Result<(String, String), InvalidVariable> {
+    let (name, value) = text.split_once('=').ok_or(InvalidVariable::NoValue)?;
+    check_variable(name, value)?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+/// Checks that an environment can hold this variable.
+pub fn check_variable(name: &str, value: &str) -> Result<(), InvalidVariable> {
+    let begins = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
+    if !begins || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
+        return Err(InvalidVariable::Name(name.to_owned()));
+    }
+    if value.contains('\0') {
+        return Err(InvalidVariable::Zero(name.to_owned()));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn variables_are_split_at_the_first_equals_sign() {
+        assert_eq!(variable("A=b=c"), Ok(("A".into(), "b=c".into())));
+        assert_eq!(variable("A="), Ok(("A".into(), String::new())));
+        assert_eq!(variable("A"), Err(InvalidVariable::NoValue));
+        assert!(matches!(variable("1A=x"), Err(InvalidVariable::Name(_))));
+        assert!(matches!(variable("=x"), Err(InvalidVariable::Name(_))));
+        assert!(matches!(variable("A=\0"), Err(InvalidVariable::Zero(_))));
+    }
+
+    #[test]
+    fn every_later_option_is_refused() {
+        assert!(LaterOptions::default().refuse().is_ok());
+        let given = LaterOptions { allow: vec!["h:1".into()], ..LaterOptions::default() };
+        assert_eq!(given.refuse().unwrap_err().kind().exit_code(), 4);
+    }
+}

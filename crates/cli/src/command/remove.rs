@@ -1,0 +1,38 @@
+//! `casemate remove`.
+
+use crate::{
+    config::store::Store,
+    context::Context,
+    engine,
+    error::{Error, Outcome},
+};
+use casemate_proto::ids::Name;
+
+/// Forget a server; its image stays until `casemate image prune`
+///
+/// Machines of it that run go on: `casemate stop NAME` ends them.
+///
+/// Examples:
+///   casemate remove everything
+#[derive(Debug, Clone, PartialEq, clap::Args)]
+#[command(verbatim_doc_comment)]
+pub struct Remove {
+    /// The server's name
+    name: Name,
+}
+
+/// Removes a server from the configuration file.
+pub fn run(args: Remove, context: &Context) -> Result<Outcome, Error> {
+    let file = context.config_file()?;
+    let store = Store::open(&file)?;
+    let configuration = context.configuration()?;
+    let Some(server) = configuration.servers.get(&args.name) else {
+        return Err(engine::unknown_server(&args.name, &configuration));
+    };
+    if !store.remove(&args.name)? {
+        return Err(Error::configuration(format!("server {} is defined at {}", args.name, server.place))
+            .hint("remove it there"));
+    }
+    context.screen.line(&format!("Removed {}", args.name))?;
+    Ok(Outcome::Done)
+}

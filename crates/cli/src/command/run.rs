@@ -1,0 +1,126 @@
+//! `casemate run`.
+
+use super::options::{LaterOptions, MachineOptions, ServerOptions};
+use crate::{
+    config::settings,
+    context::Context,
+    engine::{self, Leased, Target, Unknown, asking},
+    error::{Error, Outcome},
+    render::harmless,
+};
+use casemate_proto::{control::Exit, ids::Name, port};
+use tokio::{
+    io::{AsyncWriteExt, copy},
+    net::unix::{OwnedReadHalf, OwnedWriteHalf},
+};
+
+/// The name of a server that is given as a command.
+const AD_HOC: &str = "run";
+
+/// Be a server on standard input and output: what goes into a client's configuration
+///
+/// Starts a machine of its own and stops it when the client closes standard input or the server ends.
+/// Standard output carries the server's messages and nothing else.
+///
+/// Examples:
+///   casemate run everything
+///   casemate run --isolation microvm -- npx -y @modelcontextprotocol/server-everything
+#[derive(Debug, Clone, PartialEq, clap::Args)]
+#[command(verbatim_doc_comment)]
+pub struct Run {
+    /// The server
+    #[arg(required_unless_present = "words", conflicts_with = "words")]
+    name: Option<Name>,
+    /// The server's command, instead of a name
+    #[arg(last = true, value_name = "COMMAND")]
+    words: Vec<String>,
+    #[command(flatten)]
+    server: ServerOptions,
+    #[command(flatten)]
+    machine: MachineOptions,
+    #[command(flatten)]
+    later: LaterOptions,
+}
+
+/// Which side ended a conversation.
+enum Ended {
+    Client,
+    Server,
+}
+
+/// Leases a machine and lets the client speak with its server.
+pub async fn run(args: Run, context: &Context) -> Result<Outcome, Error> {
+    args.later.refuse()?;
+    let configuration = context.configuration()?;
+    let target: Target<'_> = match &args.name {
+        Some(name) => engine::resolve(context, &configuration, name, &args.server, Unknown::Refused)?,
+        None => engine::ad_hoc(AD_HOC, &args.words, &args.server)?,
+    };
+    let settings = settings::merge(&args.machine, &context.environment, target.server, &configuration.defaults)?;
+    let plan = engine::plan(context, &configuration, &target, &settings).await?;
+    let mut leased = asking::lease_for_client(context, &plan, &target.name).await?;
+    let conversed = converse(&leased).await;
+    // A client that leaves ends the server, whose way of ending is then its own matter.
+    let exit = match conversed {
+        Ok(Ended::Server) => leased.server_exit().await,
+        _ => None,
+    };
+    let name = leased.record().name.to_string();
+    let logs = context.home.machine(&leased.record().id).join("logs");
+    leased.stop().await;
+    match (conversed, exit) {
+        (Err(error), _) => Err(error),
+        (Ok(Ended::Client), _) => Ok(Outcome::Done),
+        (Ok(Ended::Server), Some(Exit { code: Some(0), .. })) => Ok(Outcome::Done),
+        (Ok(Ended::Server), exit) => {
+            let tail = exit.as_ref().map(|exit| harmless(exit.stderr_tail.trim())).filter(|tail| !tail.is_empty());
+            let how = exit.map_or("without a word".to_owned(), |exit| describe(&exit));
+            let error = Error::server(format!("server of machine {name} ended {how}"));
+            Err(error.maybe_hint(tail.map(|tail| format!("its last words: {tail}"))).log(&logs))
+        }
+    }
+}
+
+/// Pumps bytes both ways until one side is done.
+async fn converse(leased: &Leased) -> Result<Ended, Error> {
+    let name = leased.record().name.as_str();
+    let stream = leased.connect(port::CONVERSATION).await.map_err(|error| engine::session_error(name, error))?;
+    let (from_server, to_server) = stream.into_split();
+    let upward = up(to_server);
+    let downward = down(from_server);
+    tokio::pin!(upward, downward);
+    tokio::select! {
+        ended = &mut downward => Ok(ended),
+        // What the server still has to say after the last request comes before its end.
+        half = &mut upward => {
+            // Dropped at the end of this block: the write half stays closed, not reset.
+            let _half = half;
+            downward.await;
+            Ok(Ended::Client)
+        }
+    }
+}
+
+async fn up(mut to_server: OwnedWriteHalf) -> OwnedWriteHalf {
+    // A server that does not read any more is noticed when its output ends.
+    let _ = copy(&mut tokio::io::stdin(), &mut to_server).await;
+    let _ = to_server.shutdown().await;
+    to_server
+}
+
+async fn down(mut from_server: OwnedReadHalf) -> Ended {
+    match copy(&mut from_server, &mut tokio::io::stdout()).await {
+        // The client has closed its end: nobody listens any more.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ended::Client,
+        // A supervisor that is gone ends the conversation as a server does.
+        Ok(_) | Err(_) => Ended::Server,
+    }
+}
+
+fn describe(exit: &Exit) -> String {
+    match (exit.code, exit.signal) {
+        (Some(code), _) => format!("with exit code {code}"),
+        (None, Some(signal)) => format!("by signal {signal}"),
+        (None, None) => "for an unknown reason".to_owned(),
+    }
+}

@@ -1,0 +1,234 @@
+//! Writes server definitions into `config.toml`, keeping what people wrote there: comments, order, spacing.
+
+use super::{ConfigError, written::Document};
+use crate::error::Error;
+use casemate_proto::ids::Name;
+use fs4::FileExt;
+use std::{
+    collections::BTreeMap,
+    fs::{self, File, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
+use toml_edit::{Array, ArrayOfTables, DocumentMut, InlineTable, Item, Table, value};
+
+/// A server as `add` writes it.
+#[derive(Debug, Clone, Default, PartialEq)]
+#[allow(missing_docs)] // As in `Server` of the meaning, as text.
+pub struct Definition {
+    pub source: String,
+    pub command: Option<String>,
+    pub args: Vec<String>,
+    pub isolation: Option<String>,
+    pub backend: Option<String>,
+    pub memory_mb: Option<u32>,
+    pub vcpus: Option<u32>,
+    pub env: BTreeMap<String, String>,
+    pub version: Option<String>,
+    pub image: Option<String>,
+}
+
+/// The configuration file, locked against other writers until this is dropped.
+#[derive(Debug)]
+pub struct Store {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl Store {
+    /// Waits for the lock of a configuration file, which need not exist yet.
+    pub fn open(path: &Path) -> Result<Self, ConfigError> {
+        // A file beside it, because the configuration itself is replaced by a rename.
+        let lock_path = beside(path, ".lock");
+        let mut options = OpenOptions::new();
+        let lock = options.write(true).create(true).truncate(false).mode(0o600).open(&lock_path);
+        let lock = lock.and_then(|lock| FileExt::lock(&lock).map(|()| lock));
+        match lock {
+            Ok(lock) => Ok(Self { path: path.to_owned(), _lock: lock }),
+            Err(source) => Err(ConfigError::Write { path: lock_path, source }),
+        }
+    }
+
+    /// Writes a server, in place of the one of that name if there is one.
+    pub fn put(&self, name: &Name, definition: &Definition) -> Result<(), Error> {
+        let mut document = self.read()?;
+        let item = document.entry("servers").or_insert(Item::ArrayOfTables(ArrayOfTables::new()));
+        let Some(servers) = item.as_array_of_tables_mut() else {
+            return Err(Error::configuration(format!("\"servers\" of {} is an inline list", self.path.display()))
+                .hint("write each server as a [[servers]] table"));
+        };
+        let table = table(name, definition);
+        match position(servers, name) {
+            Some(index) => {
+                if let Some(old) = servers.get_mut(index) {
+                    let (decor, at) = (old.decor().clone(), old.position());
+                    *old = table;
+                    *old.decor_mut() = decor;
+                    old.set_position(at);
+                }
+            }
+            None => servers.push(table),
+        }
+        self.write(&document)
+    }
+
+    /// Removes a server; `false` if this file does not define it as a `[[servers]]` table.
+    pub fn remove(&self, name: &Name) -> Result<bool, Error> {
+        let mut document = self.read()?;
+        let servers = document.get_mut("servers").and_then(Item::as_array_of_tables_mut);
+        let Some((servers, index)) = servers.and_then(|list| position(list, name).map(|index| (list, index))) else {
+            return Ok(false);
+        };
+        servers.remove(index);
+        if servers.is_empty() {
+            document.remove("servers");
+        }
+        self.write(&document)?;
+        Ok(true)
+    }
+
+    fn read(&self) -> Result<DocumentMut, Error> {
+        let text = match fs::read_to_string(&self.path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+            Err(source) => return Err(ConfigError::Read { path: self.path.clone(), source }.into()),
+        };
+        // What could not be read back must not be written to.
+        Document::parse(&self.path, &text)?;
+        let error = |error: toml_edit::TomlError| Error::configuration(error.message().to_owned());
+        text.parse::<DocumentMut>().map_err(error)
+    }
+
+    fn write(&self, document: &DocumentMut) -> Result<(), Error> {
+        let temporary = beside(&self.path, ".new");
+        let result = (|| {
+            let mut options = OpenOptions::new();
+            let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+            file.write_all(document.to_string().as_bytes())?;
+            file.sync_data()?;
+            fs::rename(&temporary, &self.path)
+        })();
+        result.map_err(|source| {
+            // The error that matters is the one that is returned.
+            let _ = fs::remove_file(&temporary);
+            ConfigError::Write { path: self.path.clone(), source }.into()
+        })
+    }
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+fn position(servers: &ArrayOfTables, name: &Name) -> Option<usize> {
+    servers.iter().position(|table| table.get("id").and_then(Item::as_str) == Some(name.as_str()))
+}
+
+fn table(name: &Name, definition: &Definition) -> Table {
+    let mut table = Table::new();
+    table["id"] = value(name.as_str());
+    table["source"] = value(&definition.source);
+    let mut text = |key: &str, text: &Option<String>| {
+        if let Some(text) = text {
+            table[key] = value(text);
+        }
+    };
+    text("command", &definition.command);
+    text("isolation", &definition.isolation);
+    text("backend", &definition.backend);
+    text("version", &definition.version);
+    text("image", &definition.image);
+    for (key, number) in [("memory_mb", definition.memory_mb), ("vcpus", definition.vcpus)] {
+        if let Some(number) = number {
+            table[key] = value(i64::from(number));
+        }
+    }
+    if !definition.args.is_empty() {
+        table["args"] = value(definition.args.iter().collect::<Array>());
+    }
+    if !definition.env.is_empty() {
+        table["env"] = value(definition.env.iter().collect::<InlineTable>());
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::load;
+
+    const WRITTEN: &str = "# mine\n[defaults]\nmemory_mb = 128 # small\n\n# the first\n[[servers]]\nid = \"a\"\n\
+                           source = \"npm:a\"\n\n# the second\n[[servers]]\nid = \"b\"\nsource = \"npm:b\"\n";
+
+    fn name(text: &str) -> Name {
+        text.parse().unwrap()
+    }
+
+    fn definition() -> Definition {
+        Definition {
+            source: "npm:@s/n".into(),
+            command: Some("node x".into()),
+            args: vec!["--flag".into(), "with \"quotes\"".into()],
+            isolation: Some("microvm".into()),
+            backend: Some("qemu".into()),
+            memory_mb: Some(512),
+            vcpus: Some(2),
+            env: BTreeMap::from([("K".into(), "v\nw".into())]),
+            version: Some("1.2.3".into()),
+            image: Some("sha256:ab".into()),
+        }
+    }
+
+    #[test]
+    fn what_is_put_reads_back_with_its_meaning() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.toml");
+        Store::open(&path).unwrap().put(&name("x"), &definition()).unwrap();
+        let configuration = load(dir.path(), None).unwrap();
+        let server = &configuration.servers[&name("x")];
+        assert_eq!(server.source.as_ref().unwrap().to_string(), "npm:@s/n");
+        assert_eq!(server.command.as_ref().unwrap(), &["node", "x"]);
+        assert_eq!(server.args, ["--flag", "with \"quotes\""]);
+        assert_eq!((server.memory_mb, server.vcpus), (Some(512), Some(2)));
+        assert_eq!(server.env["K"], "v\nw");
+        assert_eq!(server.pinned.as_ref().unwrap().digest, "sha256:ab");
+    }
+
+    #[test]
+    fn comments_and_order_are_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.toml");
+        fs::write(&path, WRITTEN).unwrap();
+        let store = Store::open(&path).unwrap();
+        let plain = |source: &str| Definition { source: source.into(), ..Definition::default() };
+        store.put(&name("c"), &plain("npm:c")).unwrap();
+        store.put(&name("a"), &plain("npm:a2")).unwrap();
+        assert!(store.remove(&name("b")).unwrap());
+        assert!(!store.remove(&name("b")).unwrap());
+        let expected = "# mine\n[defaults]\nmemory_mb = 128 # small\n\n# the first\n[[servers]]\nid = \"a\"\n\
+                        source = \"npm:a2\"\n\n[[servers]]\nid = \"c\"\nsource = \"npm:c\"\n";
+        assert_eq!(fs::read_to_string(&path).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_file_with_a_mistake_is_left_as_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.toml");
+        fs::write(&path, "[defaults]\nmemroy_mb = 1\n").unwrap();
+        let error = Store::open(&path).unwrap().put(&name("x"), &definition()).unwrap_err();
+        assert_eq!(error.kind().exit_code(), 3);
+        assert_eq!(fs::read_to_string(&path).unwrap(), "[defaults]\nmemroy_mb = 1\n");
+    }
+
+    #[test]
+    fn two_writers_lose_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.toml");
+        let put = |n: usize| Store::open(&path).unwrap().put(&name(&format!("s{n}")), &definition()).unwrap();
+        std::thread::scope(|scope| (0..8).for_each(|n| drop(scope.spawn(move || put(n)))));
+        assert_eq!(load(dir.path(), None).unwrap().servers.len(), 8);
+    }
+}

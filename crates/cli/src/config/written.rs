@@ -1,0 +1,335 @@
+//! What a configuration file says, before anybody asked what it means: text and numbers with their places.
+//!
+//! One model, several spellings: our own (`[defaults]`, `[[servers]]`), the TOML document of the seeds
+//! (`[microvm]`, `[[servers]]`, `[[servers.tools]]`) and their JSON document (`mcp_servers`, or the map of
+//! servers alone). Each works in both syntaxes.
+
+use super::{
+    error::{ConfigError, Place},
+    json,
+    node::{Node, Value},
+    table::Table,
+    toml,
+};
+use std::{path::Path, sync::Arc};
+
+/// A value and where it stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct At<T> {
+    /// File and line.
+    pub place: Place,
+    /// The value.
+    pub value: T,
+}
+
+/// One file.
+#[derive(Debug, Clone, Default)]
+pub struct Document {
+    /// What holds for servers that say nothing else.
+    pub defaults: Defaults,
+    /// Where packages come from, if not from where this host's tools take them.
+    pub registries: Registries,
+    /// The servers, in the order of the file.
+    pub servers: Vec<Server>,
+}
+
+/// `[defaults]`, `[microvm]` and their JSON spelling.
+#[derive(Debug, Clone, Default)]
+#[allow(missing_docs)] // As in `Defaults` of the meaning, unchecked.
+pub struct Defaults {
+    pub microvm: Option<At<bool>>,
+    pub isolation: Option<At<String>>,
+    pub backend: Option<At<String>>,
+    pub memory_mb: Option<At<i64>>,
+    pub vcpus: Option<At<i64>>,
+    pub kernel_path: Option<At<String>>,
+    pub rootfs_path: Option<At<String>>,
+    pub unikernel_dir: Option<At<String>>,
+}
+
+/// `[registries]`.
+#[derive(Debug, Clone, Default)]
+#[allow(missing_docs)]
+pub struct Registries {
+    pub npm: Option<At<String>>,
+    pub pypi: Option<At<String>>,
+    pub debian: Option<At<String>>,
+}
+
+/// A server of any spelling.
+#[derive(Debug, Clone)]
+#[allow(missing_docs)] // As in `Server` of the meaning, unchecked.
+pub struct Server {
+    pub place: Place,
+    pub id: At<String>,
+    pub title: Option<String>,
+    pub source: Option<At<String>>,
+    pub command: Option<At<String>>,
+    pub args: Option<At<Vec<String>>>,
+    pub isolation: Option<At<String>>,
+    pub backend: Option<At<String>>,
+    pub memory_mb: Option<At<i64>>,
+    pub vcpus: Option<At<i64>>,
+    pub env: Vec<(At<String>, String)>,
+    pub transport: Option<At<String>>,
+    pub port: Option<At<i64>>,
+    pub version: Option<At<String>>,
+    pub image: Option<At<String>>,
+    pub tools: Vec<Tool>,
+    /// Keys of later versions.
+    pub later: Vec<At<&'static str>>,
+}
+
+/// A tool that wants a wall or a size of its own.
+#[derive(Debug, Clone)]
+#[allow(missing_docs)]
+pub struct Tool {
+    pub name: String,
+    pub place: Place,
+    pub isolation: Option<At<String>>,
+    pub memory_mb: Option<At<i64>>,
+    pub vcpus: Option<At<i64>>,
+    pub later: Vec<At<&'static str>>,
+}
+
+/// Keys of a server that later versions read.
+const LATER: [&str; 8] = ["mounts", "volumes", "secrets", "allow", "forward", "idle", "restart", "sessions"];
+
+impl Document {
+    /// Reads a file's content; its name says which syntax it has.
+    pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        let path: Arc<Path> = Arc::from(path);
+        let root = match path.extension().and_then(|extension| extension.to_str()) {
+            Some("toml") => toml::parse(&path, text)?,
+            Some("json") => json::parse(&path, text)?,
+            _ => return Err(ConfigError::Format { path: path.to_path_buf() }),
+        };
+        if is_map_of_servers(&root) {
+            let servers = seed_servers(Table::new(&path, "the file", root)?)?;
+            return Ok(Self { servers, ..Self::default() });
+        }
+        document(Table::new(&path, "the file", root)?)
+    }
+}
+
+fn document(mut root: Table) -> Result<Document, ConfigError> {
+    let mut document = Document::default();
+    if let Some(table) = root.table("defaults")? {
+        document.defaults = defaults(table)?;
+    }
+    if let Some(table) = root.table("microvm")? {
+        microvm(table, &mut document.defaults)?;
+    }
+    if let Some(mode) = root.text("default_execution_mode")? {
+        put(&mut document.defaults.isolation, Some(mode), "default_execution_mode", "isolation")?;
+    }
+    document.defaults.unikernel_dir = root.text("unikernel_dir")?;
+    if let Some(mut table) = root.table("registries")? {
+        document.registries =
+            Registries { npm: table.text("npm")?, pypi: table.text("pypi")?, debian: table.text("debian")? };
+        table.finish()?;
+    }
+    for table in root.tables("servers")? {
+        document.servers.push(server(table)?);
+    }
+    if let Some(table) = root.table("mcp_servers")? {
+        document.servers.extend(seed_servers(table)?);
+    }
+    root.finish()?;
+    Ok(document)
+}
+
+fn defaults(mut table: Table) -> Result<Defaults, ConfigError> {
+    let defaults = Defaults {
+        isolation: table.text("isolation")?,
+        backend: table.text("backend")?,
+        memory_mb: table.number("memory_mb")?,
+        vcpus: table.number("vcpus")?,
+        ..Defaults::default()
+    };
+    table.finish()?;
+    Ok(defaults)
+}
+
+fn microvm(mut table: Table, defaults: &mut Defaults) -> Result<(), ConfigError> {
+    defaults.microvm = table.flag("enabled")?;
+    put(&mut defaults.memory_mb, table.number("default_memory_mb")?, "default_memory_mb", "memory_mb")?;
+    put(&mut defaults.vcpus, table.number("default_vcpus")?, "default_vcpus", "vcpus")?;
+    defaults.rootfs_path = table.text("rootfs_path")?;
+    defaults.kernel_path = table.text("kernel_path")?;
+    table.finish()
+}
+
+/// An entry of `[[servers]]`: our own spelling, and the seeds' TOML.
+fn server(mut table: Table) -> Result<Server, ConfigError> {
+    let place = table.here();
+    let id = table.text("id")?;
+    let id = id.ok_or_else(|| missing(&table, "id"))?;
+    table.rename(format!("server {:?}", id.value));
+    let mut server = Server {
+        place,
+        id,
+        title: table.text("name")?.map(|title| title.value),
+        source: table.text("source")?,
+        command: table.text("command")?,
+        args: table.texts("args")?,
+        isolation: table.text("isolation")?,
+        backend: table.text("backend")?,
+        memory_mb: table.number("memory_mb")?,
+        vcpus: table.number("vcpus")?,
+        env: Vec::new(),
+        transport: table.text("transport")?,
+        port: table.number("port")?,
+        version: table.text("version")?,
+        image: table.text("image")?,
+        tools: Vec::new(),
+        later: Vec::new(),
+    };
+    put(&mut server.isolation, table.text("isolation_mode")?, "isolation_mode", "isolation")?;
+    microvm_config(&mut table, &mut server)?;
+    if let Some(env) = table.table("env")? {
+        server.env = variables(env)?;
+    }
+    for tool in table.tables("tools")? {
+        server.tools.push(listed_tool(tool)?);
+    }
+    server.later = later(&mut table, &LATER);
+    table.finish()?;
+    Ok(server)
+}
+
+fn listed_tool(mut table: Table) -> Result<Tool, ConfigError> {
+    let name = table.text("name")?;
+    let name = name.ok_or_else(|| missing(&table, "name"))?.value;
+    table.rename(format!("tool {name:?}"));
+    let tool = Tool {
+        name,
+        place: table.here(),
+        isolation: table.text("isolation")?,
+        memory_mb: table.number("memory_mb")?,
+        vcpus: table.number("vcpus")?,
+        later: later(&mut table, &["mounts"]),
+    };
+    table.finish()?;
+    Ok(tool)
+}
+
+/// The seeds' JSON: a map from id to server.
+fn seed_servers(table: Table) -> Result<Vec<Server>, ConfigError> {
+    let (path, entries) = table.rest();
+    let servers = entries.into_iter().map(|entry| {
+        let id = At { place: Place { path: path.clone(), line: entry.line }, value: entry.key };
+        let node = Node { line: entry.line, ..entry.node };
+        seed_server(Table::new(&path, format!("server {:?}", id.value), node)?, id)
+    });
+    servers.collect()
+}
+
+fn seed_server(mut table: Table, id: At<String>) -> Result<Server, ConfigError> {
+    let mut server = Server {
+        place: table.here(),
+        id,
+        title: table.text("microvm_id")?.map(|title| title.value),
+        source: None,
+        command: table.text("server_command")?,
+        args: None,
+        // `false` asks for no wall in particular, which is the default one, never none.
+        isolation: table.flag("use_microvm")?.filter(|wish| wish.value).map(|wish| wish.map("microvm".to_owned())),
+        backend: None,
+        memory_mb: None,
+        vcpus: None,
+        env: Vec::new(),
+        transport: None,
+        port: None,
+        version: None,
+        image: None,
+        tools: Vec::new(),
+        later: later(&mut table, &["microvm_mounts"]),
+    };
+    microvm_config(&mut table, &mut server)?;
+    if let Some(tools) = table.table("tools")? {
+        let (path, entries) = tools.rest();
+        for entry in entries {
+            let node = Node { line: entry.line, ..entry.node };
+            server.tools.push(seed_tool(entry.key.clone(), Table::new(&path, format!("tool {:?}", entry.key), node)?)?);
+        }
+    }
+    table.finish()?;
+    Ok(server)
+}
+
+fn seed_tool(name: String, mut table: Table) -> Result<Tool, ConfigError> {
+    let tool = Tool {
+        name,
+        place: table.here(),
+        isolation: table.text("execution_mode")?,
+        memory_mb: table.number("memory_mb")?,
+        vcpus: table.number("vcpus")?,
+        later: later(&mut table, &["mounts", "unikernel_image"]),
+    };
+    table.finish()?;
+    Ok(tool)
+}
+
+fn microvm_config(table: &mut Table, server: &mut Server) -> Result<(), ConfigError> {
+    let Some(mut sizes) = table.table("microvm_config")? else { return Ok(()) };
+    put(&mut server.memory_mb, sizes.number("memory_mb")?, "microvm_config", "memory_mb")?;
+    put(&mut server.vcpus, sizes.number("vcpus")?, "microvm_config", "vcpus")?;
+    sizes.finish()
+}
+
+fn variables(table: Table) -> Result<Vec<(At<String>, String)>, ConfigError> {
+    let (path, entries) = table.rest();
+    let variables = entries.into_iter().map(|entry| {
+        let place = Place { path: path.clone(), line: entry.line };
+        match entry.node.value {
+            Value::Text(value) => Ok((At { place, value: entry.key }, value)),
+            other => Err(ConfigError::Type { place, key: entry.key, found: other.kind(), expected: "text" }),
+        }
+    });
+    variables.collect()
+}
+
+/// Keys whose meaning is not built yet: what stands there is remembered, so that it can be refused.
+fn later(table: &mut Table, keys: &[&'static str]) -> Vec<At<&'static str>> {
+    let given = keys.iter().filter_map(|&key| Some(table.take(key)?.map(key)));
+    given.collect()
+}
+
+/// Sets what another spelling may have set already.
+fn put<T>(
+    slot: &mut Option<At<T>>,
+    value: Option<At<T>>,
+    key: &'static str,
+    other: &'static str,
+) -> Result<(), ConfigError> {
+    match (value, &slot) {
+        (None, _) => Ok(()),
+        (Some(value), Some(_)) => Err(ConfigError::Conflict { place: value.place, key, other }),
+        (value, None) => {
+            *slot = value;
+            Ok(())
+        }
+    }
+}
+
+fn missing(table: &Table, key: &'static str) -> ConfigError {
+    ConfigError::Missing { place: table.here(), key, table: table.what().to_owned() }
+}
+
+/// Whether a file is nothing but the inside of `mcp_servers`, as one of the seeds shows it.
+fn is_map_of_servers(root: &Node) -> bool {
+    let Value::Table(entries) = &root.value else { return false };
+    let is_server = |node: &Node| {
+        let Value::Table(keys) = &node.value else { return false };
+        keys.iter().any(|entry| ["server_command", "use_microvm"].contains(&entry.key.as_str()))
+    };
+    !entries.is_empty() && entries.iter().all(|entry| is_server(&entry.node))
+}
+
+impl<T> At<T> {
+    /// Another value in the same place.
+    pub fn map<U>(self, value: U) -> At<U> {
+        At { place: self.place, value }
+    }
+}

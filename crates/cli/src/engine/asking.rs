@@ -1,0 +1,110 @@
+//! Asking a server: in the conversation of a machine that runs, or of one started for this command alone.
+
+use super::{
+    Conversation, Leased, Lifetime, McpAnswer, Session, Unknown, launch_error, machines, plan, resolve, session_error,
+};
+use crate::{
+    command::options::{MachineOptions, ServerOptions},
+    config::settings,
+    context::Context,
+    error::Error,
+};
+use casemate_proto::ids::Name;
+use serde_json::value::RawValue;
+use std::time::Duration;
+
+/// What a machine must be like.
+#[derive(Debug, Clone, Copy)]
+pub struct Wish<'a> {
+    /// The machine's wall and size.
+    pub machine: &'a MachineOptions,
+    /// What it runs.
+    pub server: &'a ServerOptions,
+    /// A machine that is started stays.
+    pub keep: bool,
+}
+
+/// A server that can be asked. Dropping it stops the machine, if it was started for this.
+#[derive(Debug)]
+pub struct Asking {
+    name: String,
+    session: Session,
+    own: Option<Leased>,
+    keep: bool,
+}
+
+impl Asking {
+    /// Finds the machine of a name that answers calls, or starts one.
+    pub async fn open(context: &Context, name: &Name, wish: Wish<'_>) -> Result<Self, Error> {
+        let as_it_is = *wish.server == ServerOptions::default()
+            && wish.machine.memory.is_none()
+            && wish.machine.vcpus.is_none();
+        let running = match as_it_is {
+            true => machines::answering(context, name, wish.machine).await?,
+            false => None,
+        };
+        if let Some(record) = running {
+            let session = machines::session(context, &record).await?;
+            return Ok(Self { name: record.name.to_string(), session, own: None, keep: true });
+        }
+        let leased = Self::start(context, name, wish).await?;
+        let name = leased.record().name.to_string();
+        let session = leased.session().await.map_err(|error| session_error(&name, error))?;
+        Ok(Self { name, session, own: Some(leased), keep: wish.keep })
+    }
+
+    async fn start(context: &Context, name: &Name, wish: Wish<'_>) -> Result<Leased, Error> {
+        let configuration = context.configuration()?;
+        // The name of a machine stands for its server, where another machine of it is needed.
+        let server = machines::named(machines::list(context)?, name)
+            .into_iter()
+            .find_map(|record| record.server.parse().ok())
+            .filter(|server| configuration.servers.contains_key(server));
+        let server = server.as_ref().unwrap_or(name);
+        let target = resolve(context, &configuration, server, wish.server, Unknown::Refused)?;
+        let settings =
+            settings::merge(wish.machine, &context.environment, target.server, &configuration.defaults)?;
+        let (name, lifetime) = match wish.keep {
+            true => (name.clone(), Lifetime::Detached),
+            false => (machines::passing_name(&target.name)?, Lifetime::Leased),
+        };
+        if wish.keep {
+            machines::refuse_taken(context, &name)?;
+        }
+        let plan = plan(context, &configuration, &target, &settings).await?;
+        machines::launch(context, &plan, &name, lifetime, Conversation::Held).await
+    }
+
+    /// Sends a request and waits for its answer.
+    pub async fn ask(
+        &mut self,
+        method: &str,
+        params: Option<Box<RawValue>>,
+        timeout: Duration,
+    ) -> Result<McpAnswer, Error> {
+        let answer = self.session.mcp(method, params, timeout).await;
+        answer.map_err(|error| session_error(&self.name, error))
+    }
+
+    /// Stops the machine, if it was started for this and is not to stay.
+    pub async fn close(self, context: &Context) {
+        drop(self.session);
+        match self.own {
+            Some(leased) if self.keep => drop(machines::let_go(context, leased)),
+            Some(leased) => drop(leased.stop().await),
+            None => {}
+        }
+    }
+}
+
+/// Starts a machine that a client is to speak with, for as long as this process holds it.
+pub async fn lease_for_client(
+    context: &Context,
+    plan: &super::Plan,
+    server: &str,
+) -> Result<Leased, Error> {
+    let name = machines::passing_name(server)?;
+    let conversation = Conversation::Client;
+    let leased = machines::launch_quietly(context, plan, &name, Lifetime::Leased, conversation, |_| {}).await;
+    leased.map_err(|error| launch_error(name.as_str(), error))
+}

@@ -1,0 +1,152 @@
+//! Errors of the crates below as this program's errors: whose fault they are, and what to try next.
+
+use crate::error::{Error, Kind};
+use casemate_image::{
+    build::{BuildError, BuildErrorKind},
+    kernel::KernelError,
+    source::SourceError,
+    store::StoreError,
+};
+use casemate_machine::{
+    HomeError, LaunchError, SessionError, backend::BackendError, registry::ClaimError, supervise::FailureKind,
+};
+use std::{error::Error as StdError, io};
+
+impl From<HomeError> for Error {
+    fn from(error: HomeError) -> Self {
+        let hint = match &error {
+            HomeError::Unset => "set CASEMATE_HOME to an absolute path",
+            HomeError::NoFolder { .. } => "set CASEMATE_HOME to the absolute path of a folder",
+            HomeError::Foreign { .. } => "set CASEMATE_HOME to a folder of your own",
+            HomeError::Io { .. } => return storage("cannot use the home folder", error),
+        };
+        Self::configuration(error.to_string()).hint(hint)
+    }
+}
+
+impl From<SourceError> for Error {
+    fn from(error: SourceError) -> Self {
+        Self::usage(error.to_string()).hint("sources are npm:PACKAGE, pypi:PACKAGE, dir:PATH, or a command")
+    }
+}
+
+impl From<BuildError> for Error {
+    fn from(error: BuildError) -> Self {
+        let kind = match error.kind() {
+            BuildErrorKind::Configuration => Kind::Configuration,
+            BuildErrorKind::Unavailable => Kind::Unavailable,
+            BuildErrorKind::Failed if is_full(&error) => Kind::Unavailable,
+            BuildErrorKind::Failed => Kind::Server,
+        };
+        Self::new(kind, "cannot build the image").because(error)
+    }
+}
+
+impl From<StoreError> for Error {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::NotFound { .. } | StoreError::Ambiguous { .. } => {
+                Self::configuration(error.to_string()).hint("`casemate image list` shows the images")
+            }
+            other => storage("cannot use the image store", other),
+        }
+    }
+}
+
+impl From<KernelError> for Error {
+    fn from(error: KernelError) -> Self {
+        match &error {
+            KernelError::Image { .. } | KernelError::Modules { .. } => {
+                Self::configuration("cannot use the guest kernel")
+                    .because(error)
+                    .hint("`casemate kernel fetch` takes one that works")
+            }
+            KernelError::Store { .. } => storage("cannot use the kernel store", error),
+            _ => Self::unavailable("no guest kernel")
+                .because(error)
+                .hint("check the network, or import a kernel of your own: casemate kernel import VMLINUX --modules DIR"),
+        }
+    }
+}
+
+impl From<BackendError> for Error {
+    fn from(error: BackendError) -> Self {
+        let remedy = match &error {
+            BackendError::Missing { remedy, .. } | BackendError::TooOld { remedy, .. } => *remedy,
+            _ => "`casemate doctor` says what this host can run",
+        };
+        Self::unavailable("no machine can be made").because(error).hint(remedy)
+    }
+}
+
+/// A machine that did not become ready.
+pub fn launch_error(name: &str, error: LaunchError) -> Error {
+    match error {
+        LaunchError::Claim(ClaimError::NameTaken { .. }) => {
+            Error::configuration(error.to_string()).hint(format!("casemate stop {name}, or use another name"))
+        }
+        LaunchError::Claim(ClaimError::Home(error)) => error.into(),
+        LaunchError::Failed { reason, hint, logs } => {
+            let hint = hint.unwrap_or_else(|| format!("casemate logs {name}, or casemate logs {name} --console"));
+            Error::server(format!("machine {name} failed: {reason}")).hint(hint).log(&logs)
+        }
+        LaunchError::SupervisorGone { ref logs, .. } => {
+            let logs = logs.clone();
+            Error::server(format!("machine {name} was lost"))
+                .because(error)
+                .hint("it was killed, or the host ran out of memory; try again")
+                .log(&logs)
+        }
+        other => Error::unavailable(format!("cannot start machine {name}")).because(other),
+    }
+}
+
+/// A supervisor that did not do what was asked.
+pub fn session_error(name: &str, error: SessionError) -> Error {
+    let hint = match &error {
+        SessionError::Failed { kind: FailureKind::Timeout, .. } => "give it more time with --timeout SECONDS".to_owned(),
+        SessionError::Failed { kind: FailureKind::NoConversation, .. } => {
+            format!("a client speaks with {name}: casemate launch starts a machine that answers calls")
+        }
+        SessionError::Failed { exit: Some(exit), .. } if !exit.stderr_tail.trim().is_empty() => {
+            format!("the server's last words: {}", crate::render::harmless(exit.stderr_tail.trim()))
+        }
+        _ => format!("casemate logs {name}, or casemate logs {name} --console"),
+    };
+    Error::server(format!("machine {name} gave no answer")).because(error).hint(hint)
+}
+
+/// A home folder that cannot be written is a matter of configuration, a full disk one of the host.
+fn storage(message: &str, error: impl StdError + Send + Sync + 'static) -> Error {
+    if is_full(&error) {
+        return Error::unavailable(message).because(error).hint("make room: casemate image prune removes what no server uses");
+    }
+    Error::configuration(message).because(error).hint("check owner, mode and file system of CASEMATE_HOME")
+}
+
+fn is_full(error: &(dyn StdError + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
+        if matches!(kind, Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)) {
+            return true;
+        }
+        next = error.source();
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn home_error(kind: io::ErrorKind) -> Error {
+        HomeError::Io { action: "write", path: "/h".into(), source: kind.into() }.into()
+    }
+
+    #[test]
+    fn a_full_disk_is_the_hosts_matter_and_a_closed_folder_the_users() {
+        assert_eq!(home_error(io::ErrorKind::StorageFull).kind(), Kind::Unavailable);
+        assert_eq!(home_error(io::ErrorKind::ReadOnlyFilesystem).kind(), Kind::Configuration);
+    }
+}

@@ -1,0 +1,95 @@
+//! From a target and its settings to what a supervisor is told. A wall is chosen here, and refused rather
+//! than weakened.
+
+use super::{BackendKind, Conversation, Lifetime, Target, images, kernels};
+use crate::{
+    config::{Configuration, settings::Settings},
+    context::Context,
+    error::Error,
+};
+use casemate_machine::{Resources, Spec, Workload, doctor, doctor::GuestKernel};
+use casemate_image::store::Image;
+use casemate_proto::{control, ids::Name};
+use std::time::Duration;
+
+/// How long a machine may take to be ready: a Node server on a busy host without KVM needs a third of it.
+const READY_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Everything that machines of one server have in common.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    server: String,
+    backend: BackendKind,
+    accelerator: Option<casemate_machine::Accelerator>,
+    kernel: GuestKernel,
+    resources: Resources,
+    workload: Workload,
+}
+
+/// Chooses the wall, and gets image and kernel.
+pub async fn plan(
+    context: &Context,
+    configuration: &Configuration,
+    target: &Target<'_>,
+    settings: &Settings,
+) -> Result<Plan, Error> {
+    let backend = choose(settings)?;
+    let image = images::of_target(context, &configuration.registries, target).await?;
+    if image.meta.command.is_empty() {
+        return Err(Error::configuration(format!("{} does not say which program to start", target.source))
+            .hint("say it with --command 'PROGRAM ARGUMENTS'"));
+    }
+    let kernel = kernels::guest(context, configuration).await?;
+    let accelerator = Some(doctor::accelerator(&context.home, &kernel).await?);
+    Ok(Plan {
+        server: target.name.clone(),
+        backend,
+        accelerator,
+        kernel,
+        resources: Resources { memory_mb: settings.memory_mb, vcpus: settings.vcpus },
+        workload: workload(image, target),
+    })
+}
+
+impl Plan {
+    /// What the supervisor of one machine is told.
+    pub fn spec(&self, name: &Name, lifetime: Lifetime, conversation: Conversation) -> Spec {
+        Spec {
+            name: name.clone(),
+            server: self.server.clone(),
+            backend: self.backend,
+            accelerator: self.accelerator,
+            kernel: self.kernel.kernel.clone(),
+            initramfs: self.kernel.initramfs.clone(),
+            resources: self.resources,
+            lifetime,
+            workload: Some(Workload { conversation, ..self.workload.clone() }),
+            deadline_ms: READY_TIMEOUT.as_millis() as u64,
+        }
+    }
+}
+
+fn workload(image: Image, target: &Target<'_>) -> Workload {
+    let mut env = image.meta.env;
+    env.extend(target.env.clone());
+    Workload {
+        rootfs: image.rootfs,
+        image: image.digest,
+        command: image.meta.command,
+        env,
+        cwd: image.meta.cwd,
+        transport: control::Transport::Stdio,
+        limits: control::Limits::default(),
+        conversation: Conversation::Held,
+        overlay: false,
+    }
+}
+
+/// The strongest backend that is built and whose wall is as strong as asked for, or stronger.
+fn choose(settings: &Settings) -> Result<BackendKind, Error> {
+    match settings.backend {
+        Some(BackendKind::Qemu) | None => Ok(BackendKind::Qemu),
+        Some(other) => Err(Error::unavailable(format!("backend {other} is not built yet"))
+            .hint("leave --backend out, or use --backend qemu: its wall is as strong or stronger")),
+    }
+}

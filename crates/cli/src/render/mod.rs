@@ -1,0 +1,129 @@
+//! What people see: tables, colours where they belong, progress.
+
+pub mod progress;
+pub mod table;
+
+use crate::error::{Error, Kind};
+use console::{Style, Term};
+use serde::Serialize;
+use std::io::{self, IsTerminal, Write};
+
+/// Where output goes, and how it may look there. Colours are decided by `console`, which honours
+/// `NO_COLOR` and `CLICOLOR`.
+#[derive(Debug, Clone, Copy)]
+pub struct Screen {
+    /// Nothing but errors on standard error.
+    pub quiet: bool,
+    /// The width of a line on standard output, if it is a terminal.
+    pub width: Option<usize>,
+    /// Standard error is a terminal: progress may be drawn over itself.
+    pub live: bool,
+}
+
+impl Screen {
+    /// Looks at this process's standard output and error.
+    pub fn new(quiet: bool) -> Self {
+        let stdout = Term::stdout();
+        let width = io::stdout().is_terminal().then(|| usize::from(stdout.size().1));
+        Self { quiet, width, live: io::stderr().is_terminal() && !quiet }
+    }
+
+    /// Prints text on standard output, as it is.
+    pub fn print(&self, text: &str) -> Result<(), Error> {
+        self.write(text.as_bytes())
+    }
+
+    /// Writes bytes to standard output, as they are.
+    pub fn write(&self, bytes: &[u8]) -> Result<(), Error> {
+        let mut stdout = io::stdout().lock();
+        stdout.write_all(bytes).and_then(|()| stdout.flush()).map_err(output_error)
+    }
+
+    /// Prints a line on standard output.
+    pub fn line(&self, text: &str) -> Result<(), Error> {
+        self.print(&format!("{text}\n"))
+    }
+
+    /// Prints a value as JSON, indented.
+    pub fn json(&self, value: &impl Serialize) -> Result<(), Error> {
+        // Our own types have string keys and no failing serialisation.
+        self.line(&serde_json::to_string_pretty(value).unwrap_or_default())
+    }
+
+    /// Says something on standard error, unless it is to be quiet.
+    pub fn note(&self, message: &str) {
+        if !self.quiet {
+            eprint_line(message);
+        }
+    }
+
+    /// Says what is done or found although nothing failed and the user should know.
+    pub fn warn(&self, message: &str) {
+        if !self.quiet {
+            let word = Style::new().for_stderr().yellow().bold().apply_to("note:");
+            eprint_line(&format!("{word} {message}"));
+        }
+    }
+}
+
+/// Prints an error with its causes, its hint and its log.
+pub fn error(error: &Error) {
+    let word = Style::new().for_stderr().red().bold().apply_to("error:");
+    eprint_line(format!("{word} {}", error.report()).trim_end());
+}
+
+/// Text from a server or a registry, made harmless for a terminal: control characters could move the
+/// cursor or change what was printed before.
+pub fn harmless(text: &str) -> String {
+    let clean = |c: char| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c };
+    text.chars().map(clean).collect()
+}
+
+/// The first line of a text, harmless and without space around it.
+pub fn first_line(text: &str) -> String {
+    harmless(text.trim().lines().next().unwrap_or_default().trim_end())
+}
+
+/// A number of bytes for people.
+pub fn bytes(count: u64) -> String {
+    indicatif::HumanBytes(count).to_string()
+}
+
+/// A duration in milliseconds for people.
+pub fn milliseconds(ms: u64) -> String {
+    match ms {
+        0..=9_999 => format!("{ms} ms"),
+        10_000..=119_999 => format!("{}.{} s", ms / 1000, ms % 1000 / 100),
+        120_000..=7_199_999 => format!("{} min", ms / 60_000),
+        _ => format!("{} h", ms / 3_600_000),
+    }
+}
+
+fn eprint_line(text: &str) {
+    // There is nobody left to tell if standard error is gone.
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+fn output_error(error: io::Error) -> Error {
+    if error.kind() == io::ErrorKind::BrokenPipe {
+        return Error::new(Kind::BROKEN_PIPE, "standard output was closed");
+    }
+    Error::new(Kind::Failed, "cannot write to standard output").because(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn foreign_text_cannot_drive_the_terminal() {
+        assert_eq!(harmless("a\u{1b}[2Jb\r\u{7}\u{9b}c\n\td"), "a\u{fffd}[2Jb\u{fffd}\u{fffd}\u{fffd}c\n\td");
+        assert_eq!(first_line("\n  one\u{1b} \ntwo"), "one\u{fffd}");
+    }
+
+    #[test]
+    fn durations_are_short() {
+        let shown = [5, 9_999, 12_345, 600_000, 9_000_000].map(milliseconds);
+        assert_eq!(shown, ["5 ms", "9999 ms", "12.3 s", "10 min", "2 h"]);
+    }
+}

@@ -1,0 +1,98 @@
+//! Progress of long work: bars that are drawn over on a terminal, plain lines otherwise.
+
+use super::Screen;
+use crate::engine::Progress;
+use console::Style;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::{sync::Mutex, time::Duration};
+
+/// Shows the steps of one piece of work.
+#[derive(Debug)]
+pub struct Steps {
+    screen: Screen,
+    bar: Mutex<Option<ProgressBar>>,
+}
+
+impl Steps {
+    /// Shows nothing yet.
+    pub fn new(screen: Screen) -> Self {
+        Self { screen, bar: Mutex::new(None) }
+    }
+
+    fn with_bar(&self, act: impl FnOnce(&mut Option<ProgressBar>)) {
+        // A panic while drawing leaves a bar that can still be drawn.
+        act(&mut self.bar.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
+    }
+
+    /// Removes what is drawn over.
+    fn clear(&self) {
+        self.with_bar(|bar| {
+            if let Some(bar) = bar.take() {
+                bar.finish_and_clear();
+            }
+        });
+    }
+}
+
+impl Progress for Steps {
+    fn step(&self, what: &str) {
+        if !self.screen.live {
+            self.screen.note(what);
+            return;
+        }
+        self.with_bar(|bar| {
+            if let Some(done) = bar.take() {
+                done.finish_and_clear();
+            }
+            let fresh = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+            fresh.set_style(spinner());
+            fresh.set_message(what.to_owned());
+            // Work that is over at once should not flicker, and work without bytes should not look dead.
+            fresh.enable_steady_tick(Duration::from_millis(120));
+            *bar = Some(fresh);
+        });
+    }
+
+    fn bytes(&self, done: u64, total: Option<u64>) {
+        self.with_bar(|bar| {
+            let Some(bar) = bar else { return };
+            if bar.length() != total {
+                bar.set_style(if total.is_some() { download() } else { spinner() });
+                match total {
+                    Some(total) => bar.set_length(total),
+                    None => bar.unset_length(),
+                }
+            }
+            bar.set_position(done);
+        });
+    }
+
+    fn note(&self, message: &str) {
+        self.with_bar(|bar| match bar {
+            Some(bar) => {
+                let word = Style::new().for_stderr().yellow().bold().apply_to("note:");
+                bar.suspend(|| eprintln!("{word} {message}"));
+            }
+            None => self.screen.warn(message),
+        });
+    }
+}
+
+impl Drop for Steps {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+fn spinner() -> ProgressStyle {
+    style("{spinner} {wide_msg}")
+}
+
+fn download() -> ProgressStyle {
+    style("{spinner} {msg:40!} {bar:24} {bytes:>10}/{total_bytes} {eta:>4}")
+}
+
+fn style(template: &str) -> ProgressStyle {
+    // A template that does not parse would only lose its looks.
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+}

@@ -1,0 +1,313 @@
+//! What the agent knows and does, request by request.
+
+use crate::conversation::Seat;
+use crate::filter::{Filter, FilterError};
+use crate::group::Groups;
+use crate::journal::Journal;
+use crate::launch::Launch;
+use crate::reaper::{Reaper, lock};
+use crate::server::Server;
+use crate::{boot, exec, failure, inventory, log, procfs, root, sys};
+use casemate_proto::control::{
+    Configure, Failure, FailureCode, Inventory, Limits, Pong, Root, Started, Stats, VERSION, Welcome,
+};
+use rustix::time::{ClockId, Timespec};
+use std::ffi::CString;
+use std::os::fd::AsFd;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use tokio::sync::{Mutex as AsyncMutex, Semaphore, watch};
+
+/// Whose kernel it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kernel {
+    /// The machine's: the agent is its first process, mounts its root and sets its clock.
+    Own,
+    /// The host's too: the backend has set up everything that needs privilege.
+    Shared,
+}
+
+/// Kept back from servers, for the agent and the kernel: a sixteenth of the memory, but at least this.
+const RESERVE_BYTES: u64 = 12 << 20;
+
+/// The agent of one machine.
+#[derive(Debug)]
+pub struct Agent {
+    kernel: Kernel,
+    started: Instant,
+    filter: Arc<Filter>,
+    reaper: Arc<Reaper>,
+    /// What the server said and what happened to it.
+    pub journal: Arc<Journal>,
+    /// The server.
+    pub server: Server,
+    /// Who holds the conversation.
+    pub seat: Seat,
+    /// Room for programs beside the server.
+    pub programs: Arc<Semaphore>,
+    epoch: Mutex<Option<Epoch>>,
+    setup: AsyncMutex<Setup>,
+    /// The grace of the shutdown that was asked for.
+    ending: watch::Sender<Option<Duration>>,
+}
+
+/// A life of the machine, as its host named it.
+#[derive(Debug, Clone)]
+struct Epoch {
+    name: String,
+    generation: u64,
+}
+
+#[derive(Debug, Default)]
+struct Setup {
+    /// The epoch of the last `configure`.
+    epoch: Option<String>,
+    /// What is mounted.
+    root: Option<(Root, Limits)>,
+}
+
+impl Agent {
+    /// An agent that knows nothing yet.
+    pub fn new(kernel: Kernel) -> Result<Self, FilterError> {
+        let reaper = Arc::new(Reaper::default());
+        let journal = Arc::new(Journal::default());
+        Ok(Self {
+            kernel,
+            started: Instant::now(),
+            filter: Arc::new(Filter::new()?),
+            server: Server::new(Arc::new(Groups::by_descent()), reaper.clone(), journal.clone()),
+            reaper,
+            journal,
+            seat: Seat::default(),
+            programs: Arc::new(Semaphore::new(exec::PROGRAMS)),
+            epoch: Mutex::new(None),
+            setup: AsyncMutex::default(),
+            ending: watch::Sender::new(None),
+        })
+    }
+
+    /// Takes every child's status.
+    pub fn reaper(&self) -> Arc<Reaper> {
+        self.reaper.clone()
+    }
+
+    /// `hello`: the first one after the link was (re)synchronised names the epoch; others have to know it.
+    pub fn greet(&self, generation: u64, protocol: u32, epoch: String) -> Result<Welcome, Failure> {
+        let refuse = |message| Err(failure::new(FailureCode::Hello, message));
+        if protocol != VERSION {
+            return refuse(format!("the agent speaks protocol version {VERSION}, not {protocol}"));
+        }
+        let mut current = lock(&self.epoch);
+        match &*current {
+            Some(known) if known.generation >= generation && known.name != epoch => {
+                return refuse("this machine lives in another epoch".to_owned());
+            }
+            Some(known) if known.generation >= generation => {}
+            _ => *current = Some(Epoch { name: epoch, generation }),
+        }
+        Ok(Welcome { protocol: VERSION, agent: env!("CARGO_PKG_VERSION").to_owned() })
+    }
+
+    /// `configure`.
+    pub async fn configure(&self, config: Configure) -> Result<(), Failure> {
+        let mut setup = self.setup.lock().await;
+        let epoch = lock(&self.epoch).as_ref().map(|epoch| epoch.name.clone());
+        if setup.epoch.is_some() && setup.epoch == epoch {
+            return Err(failure::new(FailureCode::State, "the machine is configured already"));
+        }
+        let entropy = config.entropy.as_deref().map(parse_entropy).transpose()?;
+        let inside = match &config.root {
+            Root::Ready => None,
+            Root::Device { .. } if self.kernel == Kernel::Own => Some(root_path()),
+            Root::Device { .. } => {
+                return Err(failure::new(FailureCode::Params, "the root of this machine is ready already"));
+            }
+        };
+        let launch = Launch::new(&config, inside, self.filter.clone())?;
+        // Before anything that could use it.
+        if let Some(entropy) = entropy {
+            self.add_entropy(entropy)?;
+        }
+        self.set_clock_and_name(&config)?;
+        let groups = self.prepare_root(&mut setup, &config).await?;
+        self.server.configure(launch, groups);
+        setup.epoch = epoch;
+        Ok(())
+    }
+
+    fn add_entropy(&self, bytes: [u8; 32]) -> Result<(), Failure> {
+        self.own_kernel("entropy")?;
+        let added =
+            std::fs::File::open("/dev/urandom").and_then(|random| sys::add_entropy(random.as_fd(), bytes));
+        added.map_err(|error| failure::new(FailureCode::System, format!("add entropy: {error}")))
+    }
+
+    fn set_clock_and_name(&self, config: &Configure) -> Result<(), Failure> {
+        if let Some(nanoseconds) = config.clock_unix_ns {
+            self.own_kernel("a clock")?;
+            let time = Timespec {
+                tv_sec: (nanoseconds / 1_000_000_000) as i64,
+                tv_nsec: (nanoseconds % 1_000_000_000) as _,
+            };
+            rustix::time::clock_settime(ClockId::Realtime, time)
+                .map_err(|error| failure::new(FailureCode::System, format!("set the clock: {error}")))?;
+        }
+        if self.kernel == Kernel::Own {
+            rustix::system::sethostname(config.hostname.as_bytes())
+                .map_err(|error| failure::new(FailureCode::System, format!("set the host name: {error}")))?;
+        }
+        Ok(())
+    }
+
+    /// What is only for a machine with a kernel of its own: elsewhere it would change the host.
+    fn own_kernel(&self, what: &str) -> Result<(), Failure> {
+        match self.kernel {
+            Kernel::Own => Ok(()),
+            Kernel::Shared => Err(failure::new(
+                FailureCode::Params,
+                format!("this machine shares the host's kernel and takes no {what}"),
+            )),
+        }
+    }
+
+    /// Mounts the root, or finds it mounted by an earlier epoch.
+    async fn prepare_root(
+        &self,
+        setup: &mut Setup,
+        config: &Configure,
+    ) -> Result<Option<Arc<Groups>>, Failure> {
+        let wanted = (config.root.clone(), config.limits);
+        match &setup.root {
+            Some(mounted) if *mounted == wanted => return Ok(None),
+            Some(_) => {
+                return Err(failure::new(
+                    FailureCode::State,
+                    "the root is mounted already, and another or with other limits",
+                ));
+            }
+            None => {}
+        }
+        if let Root::Device { device, overlay } = &config.root {
+            root::assemble(device, overlay.as_deref(), &config.limits)
+                .await
+                .map_err(|error| failure::system(&error))?;
+        }
+        setup.root = Some(wanted);
+        if self.kernel == Kernel::Shared {
+            if let Err(error) = boot::loopback_up() {
+                // The backend's affair; a server without need of it runs all the same.
+                log::warn(format_args!("bring up the loopback interface: {error}"));
+            }
+            return Ok(None);
+        }
+        boot::settle();
+        let total = procfs::memory_kb().0 * 1024;
+        let memory = total.saturating_sub((total / 16).max(RESERVE_BYTES));
+        Ok(Some(Arc::new(Groups::control(config.limits.processes, memory))))
+    }
+
+    /// `start`.
+    pub async fn start(&self) -> Result<Started, Failure> {
+        let turn = self.server.turn().await;
+        let process = self.server.ensure(&turn)?;
+        Ok(Started { pid: process.pid as u32 })
+    }
+
+    /// `ping`.
+    pub fn ping(&self) -> Pong {
+        Pong { uptime_ms: self.started.elapsed().as_millis() as u64, server: self.server.state() }
+    }
+
+    /// `stats`.
+    pub fn stats(&self) -> Stats {
+        let (memory_total_kb, memory_available_kb) = procfs::memory_kb();
+        Stats {
+            memory_total_kb,
+            memory_available_kb,
+            processes: procfs::processes().filter(|process| !process.kernel).count() as u32,
+            cpu_ms: procfs::cpu_ms(),
+            reaped: self.reaper.reaped(),
+            starts: self.server.starts(),
+            stderr_dropped_bytes: self.journal.lost_bytes(),
+        }
+    }
+
+    /// `signal`.
+    pub fn signal(&self, signal: i32) -> Result<(), Failure> {
+        if !(1..=64).contains(&signal) {
+            return Err(failure::new(FailureCode::Params, format!("there is no signal {signal}")));
+        }
+        let process = self
+            .server
+            .running()
+            .ok_or_else(|| failure::new(FailureCode::State, "the server does not run"))?;
+        process.signal(signal).map_err(|error| {
+            failure::new(FailureCode::System, format!("send signal {signal} to the server: {error}"))
+        })
+    }
+
+    /// `inventory`.
+    pub fn inventory(&self) -> Inventory {
+        inventory::take(match self.kernel {
+            Kernel::Own => root::ROOT,
+            Kernel::Shared => "",
+        })
+    }
+
+    /// `shutdown`: begins the end, see [`Agent::ended`].
+    pub fn shut_down(&self, grace: Duration) {
+        self.ending.send_replace(Some(grace));
+    }
+
+    /// Waits until a shutdown was asked for and the server has ended.
+    pub async fn ended(&self) {
+        let mut ending = self.ending.subscribe();
+        // The sender lives as long as this agent.
+        let grace = ending.wait_for(Option::is_some).await.ok().and_then(|grace| *grace).unwrap_or_default();
+        // A conversation's end may have the turn; then the server is ending already.
+        let turn = self.server.turn().await;
+        self.server.stop(&turn, grace).await;
+    }
+}
+
+fn root_path() -> CString {
+    // A constant without a zero byte.
+    CString::new(root::ROOT).unwrap_or_default()
+}
+
+fn parse_entropy(text: &str) -> Result<[u8; 32], Failure> {
+    let mut bytes = [0; 32];
+    let valid = text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if !valid {
+        return Err(failure::new(FailureCode::Params, "the entropy is not 32 bytes in hexadecimal"));
+    }
+    for (byte, digits) in bytes.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
+        let digit = |at: usize| (digits[at] as char).to_digit(16).unwrap_or(0) as u8;
+        *byte = digit(0) << 4 | digit(1);
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entropy_is_32_bytes_of_hexadecimal() {
+        assert_eq!(parse_entropy(&"0aF1".repeat(16)).unwrap()[..2], [0x0a, 0xf1]);
+        for bad in ["", "0", &"0".repeat(63), &"+1".repeat(32), &"ä".repeat(32)] {
+            assert!(parse_entropy(bad).is_err(), "{bad:?} was accepted");
+        }
+    }
+
+    #[test]
+    fn an_epoch_is_adopted_at_each_synchronisation_and_else_refused() {
+        let agent = Agent::new(Kernel::Shared).unwrap();
+        assert!(agent.greet(1, VERSION + 1, "a".into()).is_err());
+        assert!(agent.greet(1, VERSION, "a".into()).is_ok());
+        assert!(agent.greet(1, VERSION, "a".into()).is_ok());
+        assert_eq!(agent.greet(1, VERSION, "b".into()).unwrap_err().code, FailureCode::Hello);
+        assert!(agent.greet(2, VERSION, "b".into()).is_ok());
+        assert!(agent.greet(2, VERSION, "a".into()).is_err());
+    }
+}

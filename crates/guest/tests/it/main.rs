@@ -1,0 +1,11 @@
+//! The real agent binary, reached over its real links, with real programs behind it.
+
+// clippy's own exception covers test functions, not their helpers.
+#![allow(clippy::unwrap_used)]
+
+mod control;
+mod conversation;
+mod exec;
+mod hardening;
+mod hostile;
+mod support;

@@ -1,0 +1,27 @@
+//! Builds the initramfs that boots a machine: the agent as `/init`, and the modules that it loads.
+
+use super::cpio::Cpio;
+use super::modules::Module;
+
+/// What changes when the layout below does, so that an older initramfs is not taken for a current one.
+pub(super) const LAYOUT: u32 = 1;
+
+/// The folders that the agent mounts on.
+const MOUNT_POINTS: &[&str] = &["dev", "newroot", "proc", "run", "sys", "tmp"];
+
+/// The archive, uncompressed. The same arguments give the same bytes.
+pub(super) fn build(agent: &[u8], modules: &[Module], order: &str) -> Vec<u8> {
+    let mut cpio = Cpio::default();
+    for name in MOUNT_POINTS {
+        cpio.folder(name, 0o755);
+    }
+    // The kernel opens it for the agent's standard streams before the agent can mount anything.
+    cpio.character_device("dev/console", 0o600, (5, 1));
+    cpio.folder("modules", 0o755);
+    cpio.file("modules/order", 0o644, order.as_bytes());
+    for module in modules {
+        cpio.file(&format!("modules/{}", module.file), 0o644, &module.bytes);
+    }
+    cpio.file("init", 0o755, agent);
+    cpio.finish()
+}

@@ -1,0 +1,4 @@
+//! Tests against the real registries.
+
+mod home;
+mod kernel;

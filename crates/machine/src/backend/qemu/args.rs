@@ -1,0 +1,139 @@
+//! QEMU's command line. It holds no command and no secret: the agent is configured over the link.
+
+use super::tsc;
+use crate::spec::{Accelerator, Spec};
+use std::os::fd::RawFd;
+
+/// Translated code of a guest in emulation, in MiB: with 32 a Node server starts half as fast, more than
+/// 64 only costs memory.
+const TRANSLATION_CACHE_MB: u32 = 64;
+
+/// Descriptors that QEMU inherits, by number.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Descriptors {
+    pub memory: RawFd,
+    pub kernel: RawFd,
+    pub initramfs: RawFd,
+    pub root: Option<RawFd>,
+    pub overlay: Option<RawFd>,
+    pub monitor: RawFd,
+    pub console: RawFd,
+    pub link: RawFd,
+}
+
+/// The arguments after the program's name.
+pub(super) fn build(spec: &Spec, fds: &Descriptors) -> Vec<String> {
+    let mut args = Vec::new();
+    let mut option = |name: &str, value: String| args.extend([name.to_owned(), value]);
+    let file = |fd: RawFd| format!("/proc/self/fd/{fd}");
+    let memory_mb = spec.resources.memory_mb;
+
+    // With a clock of the day: without one the kernel waits a second for it. Without PIC and PIT: the guest's ACPI tables declare neither, its kernel sets up neither, and an
+    // interrupt of the timer that arrives at the unprogrammed controller is a division by zero to it.
+    option("-M", "microvm,acpi=on,pic=off,pit=off,rtc=on,memory-backend=memory".to_owned());
+    match spec.accelerator {
+        Some(Accelerator::Kvm) => {
+            option("-accel", "kvm".to_owned());
+            option("-cpu", "host".to_owned());
+        }
+        Some(Accelerator::Tcg) | None => {
+            option("-accel", format!("tcg,thread=multi,tb-size={TRANSLATION_CACHE_MB}"));
+            option("-cpu", CPU_IN_EMULATION.to_owned());
+        }
+    }
+    option("-smp", spec.resources.vcpus.to_string());
+    option("-m", format!("{memory_mb}M"));
+    option(
+        "-object",
+        format!("memory-backend-file,id=memory,mem-path={},size={memory_mb}M,share=on", file(fds.memory)),
+    );
+    args.extend(["-nodefaults", "-no-user-config", "-no-reboot"].map(str::to_owned));
+    let mut option = |name: &str, value: String| args.extend([name.to_owned(), value]);
+    option("-display", "none".to_owned());
+    // Nothing that a VMM in the guest's hands could start or become.
+    option("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny".to_owned());
+
+    option("-kernel", file(fds.kernel));
+    option("-initrd", file(fds.initramfs));
+    option("-append", kernel_command_line(spec.accelerator));
+
+    for (id, fd, read_only) in [("root", fds.root, true), ("overlay", fds.overlay, false)]
+        .into_iter()
+        .filter_map(|(id, fd, ro)| Some((id, fd?, ro)))
+    {
+        let mode = if read_only { "on" } else { "off" };
+        option(
+            "-drive",
+            format!("id={id},if=none,format=raw,file.locking=off,readonly={mode},file={}", file(fd)),
+        );
+        option("-device", format!("virtio-blk-device,drive={id},serial=casemate-{id}"));
+    }
+    option("-object", "rng-builtin,id=entropy".to_owned());
+    option("-device", "virtio-rng-device,rng=entropy".to_owned());
+    option("-device", "virtio-serial-device,max_ports=2".to_owned());
+    option("-chardev", format!("socket,id=link,fd={}", fds.link));
+    option("-device", "virtserialport,chardev=link,name=casemate.link".to_owned());
+
+    option("-chardev", format!("socket,id=console,fd={}", fds.console));
+    option("-serial", "chardev:console".to_owned());
+    option("-chardev", format!("socket,id=monitor,fd={}", fds.monitor));
+    option("-mon", "chardev=monitor,mode=control".to_owned());
+    args
+}
+
+/// QEMU's own model has no SSE3 and later, which Python wheels and Node are built for.
+const CPU_IN_EMULATION: &str = "max";
+
+fn kernel_command_line(accelerator: Option<Accelerator>) -> String {
+    let mut line = "console=ttyS0 quiet reboot=t panic=-1 rdinit=/init".to_owned();
+    if accelerator != Some(Accelerator::Kvm) {
+        // `lpj` and `no_timer_check` keep the kernel from waiting for timer ticks that a busy host serves
+        // late. An emulated processor has none of the faults that `mitigations` are against. Testing
+        // cryptography and patching locks took a fifth of the boot.
+        line += &format!(
+            " tsc_early_khz={} lpj=4000000 no_timer_check mitigations=off cryptomgr.notests noreplace-smp",
+            tsc::khz()
+        );
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::{BackendKind, Lifetime, Resources};
+    use std::path::PathBuf;
+
+    #[test]
+    fn there_is_no_network_device_and_no_spawning() {
+        let spec = Spec {
+            name: "m".parse().unwrap(),
+            server: "m".to_owned(),
+            backend: BackendKind::Qemu,
+            accelerator: Some(Accelerator::Tcg),
+            kernel: PathBuf::from("/k"),
+            initramfs: PathBuf::from("/i"),
+            resources: Resources { memory_mb: 300, vcpus: 2 },
+            lifetime: Lifetime::Leased,
+            workload: None,
+            deadline_ms: 1,
+        };
+        let fds = Descriptors {
+            memory: 10,
+            kernel: 11,
+            initramfs: 12,
+            root: Some(13),
+            overlay: None,
+            monitor: 14,
+            console: 15,
+            link: 16,
+        };
+        let line = build(&spec, &fds).join(" ");
+        assert!(!line.contains("net"), "{line}");
+        for expected in
+            ["spawn=deny", "-smp 2", "-m 300M", "readonly=on,file=/proc/self/fd/13", "-nodefaults"]
+        {
+            assert!(line.contains(expected), "no {expected} in {line}");
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! The wall around the VMM: what a guest that takes it over finds.
+//!
+//! | attack | barrier |
+//! | --- | --- |
+//! | read the home, other users' files | a user id of its own (root), Landlock (everybody) |
+//! | write the image, kernel, initramfs | descriptors opened for reading; Landlock; owner is another user |
+//! | reach another machine's socket, or signal or trace another VMM | user ids differ; folders are 0700 |
+//! | reach the network | a network namespace without devices (root), Landlock (everybody) |
+//! | start programs, gain privileges | QEMU's own seccomp filter, no-new-privileges |
+//! | outlive its supervisor | a death signal, set after the user changed |
+
+use super::BackendError;
+use crate::{home::Home, sys};
+use casemate_proto::ids::Cid;
+use landlock::{
+    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
+    RulesetCreated, RulesetCreatedAttr, Scope,
+};
+use rustix::{
+    fs::{Gid, Uid},
+    process::{Resource, Rlimit, Signal},
+};
+use std::{
+    fs::File,
+    io,
+    os::{fd::OwnedFd, unix::ffi::OsStrExt},
+    path::Path,
+    process::Command,
+};
+
+/// The first user id for VMMs: above what distributions, containers and directory services assign
+/// (systemd's "Users, Groups, UIDs and GIDs" lists 1879048192 to 2147483647 as unused).
+const FIRST_UID: u32 = 0x7000_0000;
+
+/// What every dynamically linked VMM reads.
+const READABLE: [&str; 6] = ["/usr", "/lib", "/lib64", "/bin", "/etc/ld.so.cache", "/etc/ld.so.preload"];
+
+/// Devices that the VMM writes to as well.
+const DEVICES: [&str; 2] = ["/dev/null", "/dev/kvm"];
+
+/// The user id of a machine's VMM, if casemate is root and can give it one: distinct for every live machine
+/// of a home, and almost certainly for those of different homes.
+pub fn vmm_uid(home: &Home, cid: Cid) -> Option<u32> {
+    if !rustix::process::geteuid().is_root() {
+        return None;
+    }
+    // FNV-1a; which hash it is does not matter, that it is stable does.
+    let hash = home.path().as_os_str().as_bytes().iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, &byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    let sixteen = ((hash ^ (hash >> 32)) & 0xffff) as u32;
+    Some(FIRST_UID + (sixteen << 12 | cid.0 & 0xfff))
+}
+
+/// The confinement of one VMM.
+#[derive(Debug)]
+pub struct Confinement {
+    /// The user to become, where casemate is root.
+    pub uid: Option<u32>,
+    /// Opened files that the VMM may open again, read-only, by their `/proc/self/fd` path.
+    pub readable: Vec<File>,
+    /// Descriptors that the VMM inherits under the same numbers, `readable` among them.
+    pub inherit: Vec<OwnedFd>,
+}
+
+impl Confinement {
+    /// Confines what `command` will execute.
+    pub fn apply(self, command: &mut Command) -> Result<(), BackendError> {
+        let mut rules = Some(self.rules().map_err(|error| BackendError::System {
+            action: "prepare the VMM's Landlock rules",
+            source: io::Error::other(error),
+        })?);
+        let parent = rustix::process::getpid();
+        command.env_clear().current_dir("/");
+        sys::before_exec(command, move || {
+            for fd in &self.inherit {
+                rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty())?;
+            }
+            for file in &self.readable {
+                rustix::io::fcntl_setfd(file, rustix::io::FdFlags::empty())?;
+            }
+            rustix::process::setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
+            if let Some(uid) = self.uid {
+                sys::leave_namespaces()?;
+                become_user(uid)?;
+            }
+            rustix::thread::set_no_new_privs(true)?;
+            if let Some(rules) = rules.take() {
+                rules.restrict_self().map_err(io::Error::other)?;
+            }
+            // After the change of user, which clears it.
+            rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+            if rustix::process::getppid() != Some(parent) {
+                return Err(io::Error::other("supervisor is gone"));
+            }
+            Ok(())
+        });
+        Ok(())
+    }
+
+    fn rules(&self) -> Result<RulesetCreated, landlock::RulesetError> {
+        // Older kernels know fewer of these rights; what they know is enforced.
+        let abi = ABI::V6;
+        let mut rules = Ruleset::default()
+            .set_compatibility(CompatLevel::BestEffort)
+            .handle_access(AccessFs::from_all(abi))?
+            .handle_access(AccessNet::from_all(abi))?
+            .scope(Scope::from_all(abi))?
+            .create()?;
+        let read = AccessFs::from_read(abi);
+        for path in READABLE.iter().filter(|path| Path::new(path).exists()) {
+            if let Ok(fd) = PathFd::new(path) {
+                rules = rules.add_rule(PathBeneath::new(fd, read))?;
+            }
+        }
+        for device in DEVICES {
+            if let Ok(fd) = PathFd::new(device) {
+                rules = rules.add_rule(PathBeneath::new(fd, AccessFs::from_file(abi)))?;
+            }
+        }
+        for file in &self.readable {
+            rules = rules.add_rule(PathBeneath::new(file, AccessFs::ReadFile))?;
+        }
+        Ok(rules)
+    }
+}
+
+/// Gives up root for good. Only for a child before exec: it changes this thread alone.
+fn become_user(uid: u32) -> io::Result<()> {
+    let (user, group) = (Uid::from_raw(uid), Gid::from_raw(uid));
+    rustix::thread::set_thread_groups(&[])?;
+    rustix::thread::set_thread_res_gid(group, group, group)?;
+    rustix::thread::set_thread_res_uid(user, user, user)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn machines_of_one_home_get_distinct_users() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::open(dir.path()).unwrap();
+        let uids: std::collections::BTreeSet<_> =
+            Cid::candidates().take(1000).filter_map(|cid| vmm_uid(&home, cid)).collect();
+        let expected = if rustix::process::geteuid().is_root() { 1000 } else { 0 };
+        assert_eq!(uids.len(), expected);
+        assert!(uids.iter().all(|uid| (FIRST_UID..=0x7fff_ffff).contains(uid)));
+    }
+}

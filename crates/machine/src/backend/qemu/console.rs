@@ -1,0 +1,20 @@
+//! Drains what the VMM and the guest's console print: a pipe that nobody reads would stop the machine.
+
+use crate::log::CappedLog;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt},
+    task::JoinHandle,
+};
+
+/// Copies everything from `source` to `log` until the source ends.
+pub(super) fn drain(
+    mut source: impl AsyncRead + Unpin + Send + 'static,
+    mut log: CappedLog,
+) -> JoinHandle<()> {
+    tokio::spawn(async move {
+        let mut chunk = vec![0; 4096];
+        while let Ok(read @ 1..) = source.read(&mut chunk).await {
+            log.write(&chunk[..read]);
+        }
+    })
+}

@@ -1,0 +1,234 @@
+//! QEMU's microvm machine, under KVM or in software emulation.
+//!
+//! The VMM gets everything as a descriptor: memory, kernel, root file system, monitor, console and link.
+//! It has no network device and no folder of its own.
+//!
+//! The slots of microvm's eight virtio-mmio devices: root, link, entropy and, where asked for, the writable
+//! overlay; two are kept for volumes, one for a balloon, one is free.
+
+mod args;
+pub mod confine;
+mod console;
+mod overlay;
+pub mod probe;
+mod qmp;
+pub(crate) mod tsc;
+
+use super::{BackendError, Boxed, Capabilities, Hosting, Instance};
+use crate::{log::CappedLog, spec::Spec};
+use casemate_link::{Connector, MuxHandle, mux};
+use confine::Confinement;
+use qmp::Qmp;
+use rustix::fs::MemfdFlags;
+use serde_json::json;
+use std::{
+    fs::File,
+    io,
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::net::UnixStream as StdStream,
+    },
+    path::Path,
+    process::{ExitStatus, Stdio},
+    time::Duration,
+};
+use tokio::{
+    net::UnixStream,
+    process::{Child, Command},
+    task::JoinHandle,
+};
+
+/// How long QEMU may take to make its machine and greet; it reads the kernel meanwhile.
+const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a killed VMM may take to be gone.
+const REAP_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long the last of what a VMM printed may take to reach its log.
+const DRAIN_TIMEOUT: Duration = Duration::from_millis(200);
+
+/// Socket buffers of the link: a few windows of the multiplexer.
+const LINK_BUFFER_BYTES: usize = 1 << 20;
+
+/// A running QEMU.
+#[derive(Debug)]
+pub struct Vmm {
+    child: Child,
+    pid: u32,
+    qmp: Qmp,
+    link: MuxHandle,
+    overlay: bool,
+    /// Drain what the VMM prints; they end with it.
+    drains: Vec<JoinHandle<()>>,
+}
+
+/// Starts a QEMU; its processors run when this returns.
+pub(crate) async fn start(spec: &Spec, hosting: &Hosting) -> Result<Vmm, BackendError> {
+    let program = probe::find()?;
+    let files = Files::open(spec, hosting)?;
+    let has_overlay = files.overlay.is_some();
+    let (monitor, monitor_end) = socketpair("make the monitor's socket")?;
+    let (console, console_end) = socketpair("make the console's socket")?;
+    let (link, link_end) = socketpair("make the link's socket")?;
+    for end in [&link, &link_end] {
+        // Smaller buffers only make it slower.
+        let _ = rustix::net::sockopt::set_socket_send_buffer_size(end, LINK_BUFFER_BYTES);
+    }
+
+    let mut command = std::process::Command::new(program);
+    command.args(args::build(
+        spec,
+        &args::Descriptors {
+            memory: files.memory.as_raw_fd(),
+            kernel: files.kernel.as_raw_fd(),
+            initramfs: files.initramfs.as_raw_fd(),
+            root: files.root.as_ref().map(AsRawFd::as_raw_fd),
+            overlay: files.overlay.as_ref().map(AsRawFd::as_raw_fd),
+            monitor: monitor_end.as_raw_fd(),
+            console: console_end.as_raw_fd(),
+            link: link_end.as_raw_fd(),
+        },
+    ));
+    let mut confinement = Confinement {
+        uid: confine::vmm_uid(&hosting.home, hosting.record.cid),
+        readable: vec![files.kernel, files.initramfs],
+        inherit: vec![files.memory, monitor_end.into(), console_end.into(), link_end.into()],
+    };
+    confinement.readable.extend(files.root);
+    confinement.inherit.extend(files.overlay);
+    confinement.apply(&mut command)?;
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+
+    let mut command = Command::from(command);
+    let mut child = command.kill_on_drop(true).spawn().map_err(BackendError::system("start QEMU"))?;
+    // Closes this process's copies of the VMM's ends, or their end of file would never be seen.
+    drop(command);
+    let pid = child.id().unwrap_or_default();
+    let logs = hosting.dir.join("logs");
+    let mut drains = vec![console::drain(tokio_stream(console)?, open_log(&logs.join("console.log"))?)];
+    if let Some(stderr) = child.stderr.take() {
+        drains.push(console::drain(stderr, open_log(&logs.join("vmm.log"))?));
+    }
+    let qmp = Qmp::connect(tokio_stream(monitor)?, GREETING_TIMEOUT).await?;
+    let mut nonce = [0; 16];
+    rustix::rand::getrandom(&mut nonce, rustix::rand::GetRandomFlags::empty())
+        .map_err(|errno| BackendError::system("draw the link's nonce")(errno.into()))?;
+    let (link, driver) = mux::attach_host(tokio_stream(link)?, nonce);
+    // Why it ends is told to everybody who uses the link.
+    tokio::spawn(driver);
+    Ok(Vmm { child, pid, qmp, link, overlay: has_overlay, drains })
+}
+
+/// What the VMM is given to read and write.
+struct Files {
+    memory: OwnedFd,
+    kernel: File,
+    initramfs: File,
+    root: Option<File>,
+    overlay: Option<OwnedFd>,
+}
+
+impl Files {
+    fn open(spec: &Spec, hosting: &Hosting) -> Result<Self, BackendError> {
+        let root = spec.workload.as_ref().map(|workload| open("image", &workload.rootfs)).transpose()?;
+        let memory = memfd("casemate-memory", u64::from(spec.resources.memory_mb) << 20)
+            .map_err(BackendError::system("make the guest's memory"))?;
+        Ok(Self {
+            memory,
+            kernel: open("kernel", &spec.kernel)?,
+            initramfs: open("initramfs", &spec.initramfs)?,
+            root,
+            overlay: match &spec.workload {
+                Some(workload) if workload.overlay => Some(overlay::create(&hosting.home)?),
+                _ => None,
+            },
+        })
+    }
+}
+
+impl Instance for Vmm {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            snapshot: false,
+            pause: true,
+            resume: true,
+            kill: true,
+            cut_link: true,
+            set_clock: false,
+            writable_overlay: self.overlay,
+            conversations: false,
+        }
+    }
+
+    fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    fn connector(&self) -> Connector {
+        Connector::Mux(self.link.clone())
+    }
+
+    fn exited(&mut self) -> Boxed<'_, io::Result<ExitStatus>> {
+        Box::pin(self.child.wait())
+    }
+
+    fn pause(&mut self) -> Boxed<'_, Result<(), BackendError>> {
+        Box::pin(async { self.qmp.execute("stop", json!({})).await.map(drop) })
+    }
+
+    fn resume(&mut self) -> Boxed<'_, Result<(), BackendError>> {
+        Box::pin(async { self.qmp.execute("cont", json!({})).await.map(drop) })
+    }
+
+    fn cut_link(&mut self) {
+        self.link.give_up();
+    }
+
+    fn kill(&mut self) -> Boxed<'_, ()> {
+        Box::pin(async {
+            // Fails only where it has ended already.
+            let _ = self.child.kill().await;
+            for drain in self.drains.drain(..) {
+                let _ = tokio::time::timeout(DRAIN_TIMEOUT, drain).await;
+            }
+        })
+    }
+}
+
+impl Drop for Vmm {
+    /// The safety net: a machine whose making was given up leaves no VMM behind.
+    fn drop(&mut self) {
+        let _ = self.child.start_kill();
+        let until = std::time::Instant::now() + REAP_TIMEOUT;
+        while matches!(self.child.try_wait(), Ok(None)) && std::time::Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        self.link.give_up();
+    }
+}
+
+fn open(what: &'static str, path: &Path) -> Result<File, BackendError> {
+    File::open(path).map_err(|source| BackendError::Open { what, path: path.to_owned(), source })
+}
+
+fn open_log(path: &Path) -> Result<CappedLog, BackendError> {
+    CappedLog::open(path).map_err(|source| BackendError::Open { what: "log", path: path.to_owned(), source })
+}
+
+/// Memory that is a file: the VMM maps it by its descriptor's path, and a template can be made of it.
+fn memfd(name: &str, bytes: u64) -> io::Result<OwnedFd> {
+    let fd = rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC)?;
+    rustix::fs::ftruncate(&fd, bytes)?;
+    Ok(fd)
+}
+
+fn socketpair(action: &'static str) -> Result<(StdStream, StdStream), BackendError> {
+    StdStream::pair().map_err(BackendError::system(action))
+}
+
+fn tokio_stream(stream: StdStream) -> Result<UnixStream, BackendError> {
+    stream
+        .set_nonblocking(true)
+        .and_then(|()| UnixStream::from_std(stream))
+        .map_err(BackendError::system("watch a socket of the VMM"))
+}

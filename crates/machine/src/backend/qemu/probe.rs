@@ -1,0 +1,89 @@
+//! Which QEMU is installed, and whether it is new enough.
+
+use super::super::BackendError;
+use std::{
+    io::Read,
+    os::unix::fs::PermissionsExt,
+    path::PathBuf,
+    process::{Command, Stdio},
+};
+
+const PROGRAM: &str = "qemu-system-x86_64";
+const REMEDY: &str =
+    "install QEMU 8.2 or later (Debian 12: apt-get install -t bookworm-backports qemu-system-x86)";
+
+/// The first version whose memory files can be kept unwritable for the VMM.
+pub const OLDEST: Version = Version { major: 8, minor: 2 };
+
+/// A version of QEMU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Version {
+    /// The first number.
+    pub major: u32,
+    /// The second number.
+    pub minor: u32,
+}
+
+impl Version {
+    /// Refuses a version that is too old.
+    pub(crate) fn check(self) -> Result<(), BackendError> {
+        if self >= OLDEST {
+            return Ok(());
+        }
+        let found = format!("{}.{}", self.major, self.minor);
+        Err(BackendError::TooOld { program: "QEMU", found, needed: "8.2", remedy: REMEDY })
+    }
+
+    /// Reads `QEMU emulator version 10.0.2 (Debian …)`.
+    fn parse(text: &str) -> Option<Self> {
+        let mut numbers = text.split_once(" version ")?.1.split(|c: char| !c.is_ascii_digit());
+        Some(Self { major: numbers.next()?.parse().ok()?, minor: numbers.next()?.parse().ok()? })
+    }
+}
+
+/// Finds QEMU on `PATH`.
+pub fn find() -> Result<PathBuf, BackendError> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .map(|folder| folder.join(PROGRAM))
+        .find(|program| {
+            std::fs::metadata(program)
+                .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+        })
+        .ok_or(BackendError::Missing { program: PROGRAM, remedy: REMEDY })
+}
+
+/// Asks QEMU for its version: the numbers, and its package's words for it. Takes some 0.1 s.
+pub fn version() -> Result<(Version, String), BackendError> {
+    let unreadable = |reason: &str| BackendError::Monitor { command: "--version", reason: reason.to_owned() };
+    let mut child = Command::new(find()?)
+        .arg("--version")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(BackendError::system("start QEMU"))?;
+    let mut text = String::new();
+    let read = child.stdout.take().map(|stdout| stdout.take(4096).read_to_string(&mut text));
+    let ended = child.wait();
+    if !matches!((read, ended), (Some(Ok(_)), Ok(status)) if status.success()) {
+        return Err(unreadable("QEMU does not tell its version"));
+    }
+    let line = text.lines().next().unwrap_or_default();
+    let version = Version::parse(line).ok_or_else(|| unreadable(line))?;
+    Ok((version, line.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_compared_as_numbers() {
+        let parse = |text: &str| Version::parse(&format!("QEMU emulator version {text}")).unwrap();
+        assert!(parse("10.0.2 (Debian 1:10.0.2+ds-2+deb13u1~bpo12+1)").check().is_ok());
+        assert!(parse("8.2.0").check().is_ok());
+        assert!(matches!(parse("7.2.22").check(), Err(BackendError::TooOld { .. })));
+        assert_eq!(Version::parse("nonsense"), None);
+    }
+}

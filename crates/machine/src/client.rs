@@ -1,0 +1,350 @@
+//! How commands start machines and talk to their supervisors.
+
+use crate::{
+    home::Home,
+    jsonl::{Jsonl, JsonlError},
+    leash::{Order, Report},
+    record::{Record, State},
+    registry::{ClaimError, Registry},
+    sock,
+    spec::Spec,
+    supervise::{self, Answer, Asked, FailureKind, Request},
+    supervisor, sys,
+};
+use casemate_link::handshake::{self, HandshakeError};
+use casemate_proto::control::Exit;
+use rustix::io::FdFlags;
+use serde_json::value::RawValue;
+use std::{
+    io,
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::net::UnixStream as StdStream,
+    },
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+use tokio::{net::UnixStream, time::timeout};
+
+/// How long a supervisor may take to end after it said that its machine has.
+const SUPERVISOR_EXIT: Duration = Duration::from_secs(2);
+
+/// How long a machine may take to stop: its server, its power, and a busy host.
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Why a machine did not become ready.
+#[derive(Debug, thiserror::Error)]
+pub enum LaunchError {
+    /// It could not be planned.
+    #[error(transparent)]
+    Claim(#[from] ClaimError),
+    /// Its supervisor could not be started.
+    #[error("cannot start a supervisor")]
+    Spawn(#[source] io::Error),
+    /// Its supervisor ended without a word.
+    #[error("supervisor of machine {id} ended without a word")]
+    SupervisorGone {
+        /// The machine.
+        id: String,
+        /// Where its logs are.
+        logs: PathBuf,
+    },
+    /// The machine or its server failed.
+    #[error("{reason}")]
+    Failed {
+        /// Why.
+        reason: String,
+        /// What the user may do.
+        hint: Option<String>,
+        /// Where its logs are.
+        logs: PathBuf,
+    },
+}
+
+/// A machine that lives as long as this value, or until it is let go.
+#[derive(Debug)]
+pub struct Leased {
+    record: Record,
+    dir: PathBuf,
+    leash: Jsonl,
+    supervisor: Child,
+    server_exit: Option<Exit>,
+}
+
+/// Plans a machine, starts its supervisor and waits until it is ready; `progress` hears of its phases.
+///
+/// Cancelling ends the machine: its supervisor sees the connection end.
+pub async fn launch(
+    home: &Home,
+    spec: &Spec,
+    mut progress: impl FnMut(State),
+) -> Result<Leased, LaunchError> {
+    let claim = Registry::new(home).claim(spec)?;
+    let dir = home.machine(&claim.record.id);
+    let (leash, theirs) = StdStream::pair().map_err(LaunchError::Spawn)?;
+    let supervisor = spawn_supervisor(theirs.into(), claim.lock.into()).map_err(LaunchError::Spawn)?;
+    let leash = leash.set_nonblocking(true).and_then(|()| UnixStream::from_std(leash));
+    let leash = Jsonl::new(leash.map_err(LaunchError::Spawn)?, supervise::MESSAGE_BYTES);
+    let mut leased = Leased { record: claim.record, dir, leash, supervisor, server_exit: None };
+
+    let order = Order { home: home.path().to_owned(), spec: spec.clone(), record: leased.record.clone() };
+    // A supervisor that is gone already is seen by its silence.
+    let _ = leased.leash.send(&order).await;
+    loop {
+        match leased.leash.receive().await {
+            Ok(Some(Report::Phase { state })) => progress(state),
+            Ok(Some(Report::Ready { record })) => {
+                leased.record = *record;
+                progress(State::Ready);
+                return Ok(leased);
+            }
+            Ok(Some(Report::ServerExited { exit })) => leased.server_exit = Some(exit),
+            Ok(Some(Report::Ended { reason, hint, .. })) => {
+                let logs = leased.dir.join("logs");
+                leased.reap().await;
+                return Err(LaunchError::Failed { reason, hint, logs });
+            }
+            Ok(None) | Err(_) => {
+                let (id, logs) = (leased.record.id.clone(), leased.dir.join("logs"));
+                leased.reap().await;
+                return Err(LaunchError::SupervisorGone { id, logs });
+            }
+        }
+    }
+}
+
+fn spawn_supervisor(leash: OwnedFd, lock: OwnedFd) -> io::Result<Child> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.arg(supervisor::SUBCOMMAND).arg(leash.as_raw_fd().to_string()).arg(lock.as_raw_fd().to_string());
+    command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    sys::before_exec(&mut command, move || {
+        // System calls only: the command that starts a supervisor may have threads.
+        rustix::io::fcntl_setfd(&leash, FdFlags::empty())?;
+        rustix::io::fcntl_setfd(&lock, FdFlags::empty())?;
+        // The terminal's signals are for the command, which then decides.
+        rustix::process::setsid()?;
+        Ok(())
+    });
+    // Dropping the command closes this process's copies of both descriptors.
+    command.spawn()
+}
+
+impl Leased {
+    /// What was written down about the machine when it became ready.
+    pub fn record(&self) -> &Record {
+        &self.record
+    }
+
+    /// Lets a detached machine go on without this process.
+    pub fn let_go(self) -> Record {
+        self.record
+    }
+
+    /// Connects to a port of the machine.
+    pub async fn connect(&self, port: u32) -> Result<UnixStream, SessionError> {
+        connect(&self.dir, port).await
+    }
+
+    /// Opens a session with the machine's supervisor.
+    pub async fn session(&self) -> Result<Session, SessionError> {
+        Ok(Session { stream: Jsonl::new(self.connect(supervise::PORT).await?, supervise::MESSAGE_BYTES) })
+    }
+
+    /// How the server ended, if the supervisor tells within a moment. For a client whose conversation
+    /// ended.
+    pub async fn server_exit(&mut self) -> Option<Exit> {
+        if self.server_exit.is_none() {
+            let told = timeout(Duration::from_secs(1), self.leash.receive::<Report>()).await;
+            if let Ok(Ok(Some(Report::ServerExited { exit }))) = told {
+                self.server_exit = Some(exit);
+            }
+        }
+        self.server_exit.clone()
+    }
+
+    /// Stops the machine and waits until nothing of it is left; says how it ended.
+    pub async fn stop(mut self) -> (State, String) {
+        let asked = async {
+            let mut session = self.session().await?;
+            session.ask(&Request::Stop { reason: "stopped by its owner".to_owned() }).await
+        };
+        // A machine that cannot be asked sees its lease end below.
+        let _ = asked.await;
+        let ended = timeout(STOP_TIMEOUT, async {
+            loop {
+                match self.leash.receive::<Report>().await {
+                    Ok(Some(Report::Ended { state, reason, .. })) => return (state, reason),
+                    Ok(Some(_)) => {}
+                    Ok(None) | Err(_) => {
+                        return (State::Failed, "supervisor ended without a word".to_owned());
+                    }
+                }
+            }
+        })
+        .await;
+        let ended = ended.unwrap_or_else(|_| (State::Failed, "machine did not stop in time".to_owned()));
+        self.reap().await;
+        ended
+    }
+
+    /// Waits for the supervisor's process to end; it ends soon after the leash does.
+    async fn reap(self) {
+        let Self { leash, mut supervisor, .. } = self;
+        drop(leash);
+        let until = std::time::Instant::now() + SUPERVISOR_EXIT;
+        while matches!(supervisor.try_wait(), Ok(None)) && std::time::Instant::now() < until {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+}
+
+/// Why a supervisor did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// No connection to its socket.
+    #[error("cannot connect to the machine's supervisor")]
+    Connect(#[source] io::Error),
+    /// The port was refused, or the supervisor is no supervisor.
+    #[error("cannot open port {port} of the machine")]
+    Handshake {
+        /// The port.
+        port: u32,
+        /// Why.
+        #[source]
+        source: HandshakeError,
+    },
+    /// The connection broke.
+    #[error("lost the machine's supervisor")]
+    Lost(#[from] JsonlError),
+    /// The supervisor ended instead of answering.
+    #[error("machine ended before it answered")]
+    Ended,
+    /// It could not be done.
+    #[error("{message}")]
+    Failed {
+        /// What kind of failure.
+        kind: FailureKind,
+        /// Operation and cause, in words.
+        message: String,
+        /// How the server ended, if that is why.
+        exit: Option<Exit>,
+    },
+    /// The supervisor's answer belongs to another request.
+    #[error("supervisor gave the wrong answer")]
+    Answer,
+}
+
+/// A connection to a machine's supervisor; requests are answered in turn.
+#[derive(Debug)]
+pub struct Session {
+    stream: Jsonl,
+}
+
+/// What a server answered to an MCP request.
+#[derive(Debug)]
+pub enum McpAnswer {
+    /// Its result, as it sent it.
+    Result(Box<RawValue>),
+    /// Its error, as it sent it.
+    Error(Box<RawValue>),
+}
+
+/// Answer to [`Session::ping`].
+#[derive(Debug, Clone, Copy)]
+pub struct Health {
+    /// How long the agent took.
+    pub agent: Duration,
+    /// How long the server took, where the supervisor speaks with it.
+    pub server: Option<Duration>,
+}
+
+impl Session {
+    /// Opens a session with the supervisor of a live machine.
+    pub async fn open(home: &Home, record: &Record) -> Result<Self, SessionError> {
+        let stream = connect(&home.machine(&record.id), supervise::PORT).await?;
+        Ok(Self { stream: Jsonl::new(stream, supervise::MESSAGE_BYTES) })
+    }
+
+    /// Asks anything. Dropping the future, and the session with it, cancels what was asked.
+    pub async fn ask(&mut self, request: &Request) -> Result<Answer, SessionError> {
+        let request = serde_json::value::to_raw_value(request).map_err(JsonlError::Syntax)?;
+        self.stream.send(&Asked { version: supervise::VERSION, request }).await?;
+        match self.stream.receive().await? {
+            None => Err(SessionError::Ended),
+            Some(Answer::Failed { kind, message, exit }) => Err(SessionError::Failed { kind, message, exit }),
+            Some(answer) => Ok(answer),
+        }
+    }
+
+    /// An MCP request in the conversation that the supervisor holds.
+    pub async fn mcp(
+        &mut self,
+        method: &str,
+        params: Option<Box<RawValue>>,
+        timeout: Duration,
+    ) -> Result<McpAnswer, SessionError> {
+        let timeout_ms = timeout.as_millis() as u64;
+        match self.ask(&Request::Mcp { method: method.to_owned(), params, timeout_ms }).await? {
+            Answer::Result { result } => Ok(McpAnswer::Result(result)),
+            Answer::Error { error } => Ok(McpAnswer::Error(error)),
+            _ => Err(SessionError::Answer),
+        }
+    }
+
+    /// Does the machine answer, and how quickly?
+    pub async fn ping(&mut self) -> Result<Health, SessionError> {
+        match self.ask(&Request::Ping).await? {
+            Answer::Pong { agent_us, server_us, .. } => Ok(Health {
+                agent: Duration::from_micros(agent_us),
+                server: server_us.map(Duration::from_micros),
+            }),
+            _ => Err(SessionError::Answer),
+        }
+    }
+}
+
+/// Connects to a port of a live machine.
+pub async fn connect_to(home: &Home, record: &Record, port: u32) -> Result<UnixStream, SessionError> {
+    connect(&home.machine(&record.id), port).await
+}
+
+async fn connect(dir: &std::path::Path, port: u32) -> Result<UnixStream, SessionError> {
+    let mut stream = sock::connect(dir, supervise::SOCKET).await.map_err(SessionError::Connect)?;
+    handshake::request(&mut stream, port).await.map_err(|source| SessionError::Handshake { port, source })?;
+    Ok(stream)
+}
+
+/// Stops a live machine that somebody else started, and waits until nothing of it is left. `false`: it was
+/// still there after some ten seconds.
+pub async fn stop(home: &Home, record: &Record) -> Result<bool, SessionError> {
+    let registry = Registry::new(home);
+    let asked = async {
+        Session::open(home, record)
+            .await?
+            .ask(&Request::Stop { reason: "stopped on request".to_owned() })
+            .await
+    };
+    match asked.await {
+        Err(error) if registry.is_over(&record.id) => drop(error),
+        // A machine that is still starting has a socket and nobody who accepts: its supervisor's signal
+        // handler is there from the first moment.
+        Err(SessionError::Connect(_) | SessionError::Handshake { .. }) => terminate(record),
+        Err(error) => return Err(error),
+        Ok(_) => {}
+    }
+    let over = timeout(STOP_TIMEOUT, async {
+        while !registry.is_over(&record.id) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    Ok(over.await.is_ok())
+}
+
+fn terminate(record: &Record) {
+    let pid = record.supervisor_pid.and_then(|pid| rustix::process::Pid::from_raw(pid as i32));
+    if let Some(pid) = pid {
+        // Gone already: then it is over.
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+    }
+}

@@ -1,0 +1,52 @@
+//! What a supervisor and the command that started it say to each other, one JSON document a line.
+//!
+//! The connection is the lease: at its end a leased machine stops, and so does one that is not ready yet.
+
+use crate::{
+    record::{Record, State},
+    spec::Spec,
+};
+use casemate_proto::control::Exit;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// The first line, from the command.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Order {
+    /// The home folder.
+    pub home: PathBuf,
+    /// What to make.
+    pub spec: Spec,
+    /// What was written down.
+    pub record: Record,
+}
+
+/// Every other line, from the supervisor.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Report {
+    /// The machine came to its next phase.
+    Phase {
+        /// Which.
+        state: State,
+    },
+    /// It can be used.
+    Ready {
+        /// The record, brought up to date.
+        record: Box<Record>,
+    },
+    /// The server ended; where a client speaks with it, that client's conversation ends too.
+    ServerExited {
+        /// How.
+        exit: Exit,
+    },
+    /// The machine is over.
+    Ended {
+        /// `stopped` or `failed`.
+        state: State,
+        /// Why.
+        reason: String,
+        /// What the user may do.
+        hint: Option<String>,
+    },
+}

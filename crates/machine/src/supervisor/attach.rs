@@ -1,0 +1,176 @@
+//! One connection to the supervisor's socket: who it is, which port it wants, and its stream.
+
+use super::{
+    answer,
+    shared::{Holder, Shared},
+};
+use crate::supervise;
+use casemate_link::{ConnectError, Stream, handshake};
+use casemate_proto::{limits::MCP_MESSAGE_BYTES, line::LineBuffer, mux::ResetCode, port};
+use serde_json::value::RawValue;
+use std::{io, rc::Rc};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::UnixStream,
+};
+
+/// Serves one connection until it ends. What fails here concerns this connection alone.
+pub(super) async fn handle(mut client: UnixStream, shared: Rc<Shared>) {
+    let Some(holder) = admitted(&client) else { return };
+    let Ok(port) = handshake::read_connect(&mut client).await else { return };
+    let refused = match port {
+        supervise::PORT => {
+            if handshake::reply_ok(&mut client, port).await.is_ok() {
+                answer::serve(client, &shared).await;
+            }
+            return;
+        }
+        port::CONVERSATION => match reserve(&shared, holder) {
+            Ok(reservation) => match converse(&mut client, &shared).await {
+                Ok(()) => return drop(reservation),
+                Err(error) => error,
+            },
+            Err(busy) => (ResetCode::Busy, busy),
+        },
+        _ => match pass_through(&mut client, &shared, port).await {
+            Ok(()) => return,
+            Err(error) => error,
+        },
+    };
+    // A client that is gone already need not be told.
+    let _ = handshake::reply_refused(&mut client, refused.0, &refused.1).await;
+}
+
+/// The client, if it is the user that casemate runs as, or root.
+fn admitted(client: &UnixStream) -> Option<Holder> {
+    let credentials = client.peer_cred().ok()?;
+    let own = rustix::process::geteuid().as_raw();
+    if credentials.uid() != own && credentials.uid() != 0 {
+        return None;
+    }
+    let pid = credentials.pid().unwrap_or_default();
+    let program = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    Some(Holder { pid, program: program.trim().to_owned() })
+}
+
+/// Makes the client the one that speaks with the server, until the reservation is dropped.
+fn reserve(shared: &Rc<Shared>, client: Holder) -> Result<Reservation, String> {
+    if shared.conversation.borrow().is_some() {
+        return Err("conversation is held by the machine's supervisor; use `casemate call`".to_owned());
+    }
+    let mut holder = shared.holder.borrow_mut();
+    if let Some(Holder { pid, program }) = &*holder {
+        return Err(format!("conversation is held by process {pid} ({program})"));
+    }
+    *holder = Some(client);
+    Ok(Reservation(Rc::clone(shared)))
+}
+
+struct Reservation(Rc<Shared>);
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.0.holder.borrow_mut().take();
+    }
+}
+
+type Refusal = (ResetCode, String);
+
+async fn open(shared: &Shared, port: u32) -> Result<Stream, Refusal> {
+    shared.connector.connect(port).await.map_err(|error| match error {
+        ConnectError::Refused { code, reason, .. } => (code, reason),
+        ConnectError::TooMany => (ResetCode::Busy, error.to_string()),
+        _ => (ResetCode::Internal, super::ending::chain(&error)),
+    })
+}
+
+/// Joins the client and a port of the machine, byte for byte.
+async fn pass_through(client: &mut UnixStream, shared: &Shared, port: u32) -> Result<(), Refusal> {
+    let mut stream = open(shared, port).await?;
+    if handshake::reply_ok(client, port).await.is_ok() {
+        // Either side may break off; both streams end with this function.
+        let _ = tokio::io::copy_bidirectional(client, &mut stream).await;
+    }
+    Ok(())
+}
+
+/// Joins the client and the server. What the server prints is passed on a line at a time, so that a stray
+/// print reaches the log and not the client.
+async fn converse(client: &mut UnixStream, shared: &Shared) -> Result<(), Refusal> {
+    let stream = open(shared, port::CONVERSATION).await?;
+    if handshake::reply_ok(client, port::CONVERSATION).await.is_err() {
+        return Ok(());
+    }
+    let (mut from_server, mut to_server) = tokio::io::split(stream);
+    let (mut from_client, mut to_client) = client.split();
+    let requests = async {
+        tokio::io::copy(&mut from_client, &mut to_server).await?;
+        to_server.shutdown().await
+    };
+    let answers = async {
+        let ended = pass_messages(&mut from_server, &mut to_client, shared).await;
+        to_client.shutdown().await?;
+        ended
+    };
+    tokio::pin!(requests, answers);
+    // The client's end closes the server's stdin and lets it answer what it still has; the server's end
+    // is the end of both. A client that vanished altogether breaks the writing of answers.
+    tokio::select! {
+        _ = &mut answers => {}
+        sent = &mut requests => if sent.is_ok() { let _ = answers.await; }
+    }
+    Ok(())
+}
+
+async fn pass_messages(
+    server: &mut (impl tokio::io::AsyncRead + Unpin),
+    client: &mut (impl tokio::io::AsyncWrite + Unpin),
+    shared: &Shared,
+) -> io::Result<()> {
+    let mut lines = LineBuffer::new(MCP_MESSAGE_BYTES);
+    let mut chunk = vec![0; 64 << 10];
+    loop {
+        match lines.next_line() {
+            Ok(Some(line)) if is_object(line) => {
+                client.write_all(line).await?;
+                client.write_all(b"\n").await?;
+                continue;
+            }
+            Ok(Some(line)) => {
+                shared.note_garbage(line);
+                continue;
+            }
+            Ok(None) => {}
+            Err(error) => {
+                shared.note(&format!("conversation ended: message from the server is a {error}"));
+                return Err(io::Error::other(error));
+            }
+        }
+        match server.read(&mut chunk).await? {
+            0 => break,
+            read => lines.push(&chunk[..read]),
+        }
+    }
+    let rest = lines.remainder();
+    if is_object(rest) { client.write_all(rest).await } else { Ok(()) }
+}
+
+fn is_object(line: &[u8]) -> bool {
+    line.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{')
+        && serde_json::from_slice::<&RawValue>(line).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_object;
+
+    #[test]
+    fn only_whole_objects_are_messages() {
+        for good in ["{}", " {\"a\": [1, {\"b\": null}]}\r"] {
+            assert!(is_object(good.as_bytes()), "{good:?}");
+        }
+        for bad in ["", "[]", "{", "{}{}", "listening on 3000", "1", "{\"a\":\u{1}}"] {
+            assert!(!is_object(bad.as_bytes()), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! Why a machine ended, in words for the user.
+
+use crate::{backend::BackendError, control::ControlError, home::HomeError, log, record::State};
+use casemate_mcp::client::OpenError;
+use casemate_proto::control::Exit;
+use std::{fmt::Write as _, io, path::PathBuf, process::ExitStatus, time::Duration};
+
+/// How much of a log is shown with an error.
+const TAIL_BYTES: usize = 1500;
+
+/// Why a machine is over.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Ending {
+    /// Somebody asked for it.
+    #[error("{0}")]
+    Asked(String),
+    /// The command that leased it is gone.
+    #[error("its owner went away")]
+    OwnerGone,
+    /// The supervisor got a signal to end.
+    #[error("supervisor was told to end by signal {0}")]
+    Signal(&'static str),
+    /// It was killed on demand.
+    #[error("killed on demand")]
+    Killed,
+    /// The server ended.
+    #[error("server {}", describe_exit(.0))]
+    ServerExited(Exit),
+    /// The server, or the link, ended the conversation.
+    #[error("conversation with the server ended: {0}")]
+    ConversationEnded(String),
+    /// The server did not speak MCP when it was asked to.
+    #[error("server did not answer: {}", chain(.0))]
+    Server(OpenError),
+    /// The backend could not make the machine.
+    #[error("cannot start the machine: {}", chain(.0))]
+    Backend(BackendError),
+    /// The VMM ended.
+    #[error("VMM ended ({status}){}", with_tail(.tail))]
+    VmmEnded {
+        /// How.
+        status: ExitStatus,
+        /// The last of what it and the guest's kernel printed.
+        tail: String,
+    },
+    /// The machine did not become ready in time.
+    #[error("machine was not {what} within {} s{}", patience.as_secs_f32(), with_tail(.tail))]
+    Slow {
+        /// `booted` or `ready`.
+        what: &'static str,
+        /// How long was waited.
+        patience: Duration,
+        /// The last of what it printed.
+        tail: String,
+    },
+    /// The agent failed.
+    #[error("agent failed: {}", chain(.0))]
+    Agent(ControlError),
+    /// The home folder failed.
+    #[error("{}", chain(.0))]
+    Home(HomeError),
+    /// Not even that could be written down.
+    #[error("{0}")]
+    Unrecorded(io::Error),
+}
+
+impl Ending {
+    /// The final state that follows.
+    pub(crate) fn state(&self) -> State {
+        match self {
+            Self::Asked(_) | Self::OwnerGone | Self::Signal(_) => State::Stopped,
+            _ => State::Failed,
+        }
+    }
+
+    /// What the user may do.
+    pub(crate) fn hint(&self) -> Option<String> {
+        Some(
+            match self {
+                Self::Backend(BackendError::Missing { remedy, .. } | BackendError::TooOld { remedy, .. }) => {
+                    *remedy
+                }
+                Self::VmmEnded { tail, .. }
+                    if tail.contains("Out of memory") || tail.contains("Kernel panic") =>
+                {
+                    "the guest's kernel gave up; give it more memory (--memory 256)"
+                }
+                Self::Slow { what: "booted", .. } => {
+                    "the host may be busy, or the memory too small to boot (--memory 256)"
+                }
+                Self::Slow { .. } => "the server may need longer, or wait for something that it cannot have",
+                Self::Server(_) => "look at its log: casemate logs NAME",
+                _ => return None,
+            }
+            .to_owned(),
+        )
+    }
+}
+
+impl From<HomeError> for Ending {
+    fn from(error: HomeError) -> Self {
+        Self::Home(error)
+    }
+}
+
+impl From<ControlError> for Ending {
+    fn from(error: ControlError) -> Self {
+        Self::Agent(error)
+    }
+}
+
+/// How a process ended, in words.
+pub(crate) fn describe_exit(exit: &Exit) -> String {
+    let mut text = match (exit.code, exit.signal) {
+        (Some(code), _) => format!("exited with status {code}"),
+        (None, Some(signal)) => format!("was ended by signal {signal}"),
+        (None, None) => "ended".to_owned(),
+    };
+    if !exit.stderr_tail.trim().is_empty() {
+        let _ = write!(text, "; the last of its stderr:\n{}", exit.stderr_tail.trim_end());
+    }
+    text
+}
+
+/// What the machine printed last: the guest's console, then the VMM.
+pub(crate) fn tails(logs: &std::path::Path) -> String {
+    let files: [PathBuf; 2] = [logs.join("console.log"), logs.join("vmm.log")];
+    let parts = files.map(|path| log::tail(&path, TAIL_BYTES));
+    parts.iter().filter(|part| !part.is_empty()).map(String::as_str).collect::<Vec<_>>().join("\n")
+}
+
+fn with_tail(tail: &str) -> String {
+    if tail.is_empty() { String::new() } else { format!("; it last printed:\n{tail}") }
+}
+
+/// An error and its sources, once each.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let _ = write!(text, ": {error}");
+        source = error.source();
+    }
+    text
+}

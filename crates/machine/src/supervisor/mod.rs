@@ -1,0 +1,108 @@
+//! The process that owns one machine.
+//!
+//! ```text
+//! command ──order──> supervisor ── Planned ─> Prepared ─> Booted ─> Ready ── serves its socket
+//!    ^                  │                                            │
+//!    └────reports───────┘                            stop, lease's end, server's or VMM's end
+//! ```
+//!
+//! It has one thread: a death signal of the VMM follows the thread that spawned it, and a small process is
+//! what makes a hundred machines affordable. Whatever ends it, the kernel ends the VMM, and the next
+//! command sweeps up the folder.
+
+mod answer;
+mod attach;
+mod ending;
+mod owner;
+mod phases;
+mod serve;
+mod shared;
+
+use crate::{
+    home::Home,
+    jsonl::Jsonl,
+    leash::{Order, Report},
+    log::CappedLog,
+    registry,
+    supervise::MESSAGE_BYTES,
+    sys,
+};
+use ending::Ending;
+use jiff::Timestamp;
+use owner::Owner;
+use shared::Recorder;
+use std::{
+    io,
+    os::{
+        fd::{OwnedFd, RawFd},
+        unix::net::UnixStream as StdStream,
+    },
+    process::ExitCode,
+    rc::Rc,
+};
+use tokio::net::UnixStream;
+
+/// The hidden subcommand that becomes a supervisor: `casemate __supervisor LEASH LOCK`, two numbers of
+/// inherited descriptors.
+pub const SUBCOMMAND: &str = "__supervisor";
+
+/// Becomes a supervisor if the program's arguments say so. To be called before anything else happens: no
+/// thread may exist yet.
+pub fn main() -> Option<ExitCode> {
+    let arguments: Vec<String> = std::env::args().skip(1).take(3).collect();
+    let [name, leash, lock] = arguments.as_slice() else { return None };
+    if name != SUBCOMMAND {
+        return None;
+    }
+    Some(match supervise(leash, lock) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("casemate supervisor: {error}");
+            ExitCode::from(5)
+        }
+    })
+}
+
+fn supervise(leash: &str, lock: &str) -> io::Result<()> {
+    let number = |text: &str| text.parse::<RawFd>().map_err(|_| io::Error::from(io::ErrorKind::InvalidInput));
+    let leash = sys::inherited(number(leash)?)?;
+    // Held until this process ends: the registry takes it for the machine's life.
+    let _lock: OwnedFd = sys::inherited(number(lock)?)?;
+    rustix::process::umask(rustix::fs::Mode::from(0o077));
+    // No core dump of a process that sees every message, and no tracing by others of the same user.
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?;
+
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let local = tokio::task::LocalSet::new();
+    local.block_on(&runtime, async {
+        let leash = StdStream::from(leash);
+        leash.set_nonblocking(true)?;
+        let leash = Jsonl::new(UnixStream::from_std(leash)?, MESSAGE_BYTES);
+        run(leash).await
+    })
+}
+
+async fn run(mut leash: Jsonl) -> io::Result<()> {
+    let order: Option<Order> = leash.receive().await.map_err(io::Error::other)?;
+    // The command was killed before it said what to make.
+    let Some(Order { home, spec, record }) = order else { return Ok(()) };
+    let home = Home::open(&home).map_err(io::Error::other)?;
+    let dir = home.machine(&record.id);
+    let mut log = CappedLog::open(&dir.join("logs/supervisor.log"))?;
+    let recorder = Rc::new(Recorder::new(home, record));
+    recorder.update(|record| record.supervisor_pid = Some(std::process::id()));
+    let mut owner = Owner::new(leash)?;
+
+    let ending = phases::run(&spec, &recorder, &mut owner).await;
+    let (state, reason, hint) = (ending.state(), ending.to_string(), ending.hint());
+    log.write(format!("{} {} {reason}\n", Timestamp::now(), state.as_str()).as_bytes());
+    recorder.update(|record| {
+        record.state = state;
+        record.reason = Some(reason.clone());
+        record.ended_at = Some(Timestamp::now());
+    });
+    registry::tidy_ended(&dir);
+    // A command that was killed, or let a detached machine go, does not listen any more.
+    owner.farewell(Report::Ended { state, reason, hint }).await;
+    if let Ending::Unrecorded(error) = ending { Err(error) } else { Ok(()) }
+}

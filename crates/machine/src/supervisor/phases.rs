@@ -1,0 +1,303 @@
+//! From a plan to a machine that serves, and to its end. Each step consumes the last one.
+
+use super::{
+    ending::{self, Ending},
+    owner::Owner,
+    serve,
+    shared::{EXIT_NEWS, Recorder, Shared, Wish},
+};
+use crate::{
+    backend::{self, Hosting, Instance},
+    control::{Control, ControlError, Notice},
+    home::HomeError,
+    leash::Report,
+    log::CappedLog,
+    record::State,
+    sock,
+    spec::{Conversation, Lifetime, Spec, Workload},
+    supervise,
+};
+use casemate_link::{ConnectError, Connector};
+use casemate_mcp::client as mcp;
+use casemate_proto::{
+    control::{Configure, Event, Request, Root, Started},
+    limits::CONTROL_TIMEOUT,
+    port,
+};
+use jiff::Timestamp;
+use std::{
+    cell::{Cell, RefCell},
+    future::Future,
+    path::PathBuf,
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{
+    net::UnixListener,
+    sync::{mpsc, watch},
+    time::{Instant, timeout_at},
+};
+
+/// Lines on a held conversation's stdout that wait to be logged.
+const GARBAGE_QUEUE: usize = 64;
+
+/// Makes the machine and stays with it until it is over.
+pub(super) async fn run(spec: &Spec, recorder: &Rc<Recorder>, owner: &mut Owner) -> Ending {
+    let reports = owner.reports();
+    let making = async {
+        let deadline = Instant::now() + Duration::from_millis(spec.deadline_ms);
+        let prepared = Planned { spec, recorder, deadline }.prepare()?;
+        reports.send(Report::Phase { state: State::Prepared });
+        let booted = prepared.boot().await?;
+        reports.send(Report::Phase { state: State::Booted });
+        booted.start().await
+    };
+    let ready = tokio::select! {
+        biased;
+        // Dropping what was made so far ends it.
+        ending = owner.interrupted() => return ending,
+        made = making => match made {
+            Ok(ready) => ready,
+            Err(ending) => return ending,
+        },
+    };
+    recorder.update(|record| {
+        record.state = State::Ready;
+        record.start_ms = Some(Timestamp::now().duration_since(record.started_at).as_millis().max(0) as u64);
+    });
+    reports.send(Report::Ready { record: Box::new(recorder.get()) });
+    if spec.lifetime == Lifetime::Detached {
+        owner.let_go();
+    }
+    serve::until_the_end(ready, owner).await
+}
+
+struct Planned<'a> {
+    spec: &'a Spec,
+    recorder: &'a Rc<Recorder>,
+    deadline: Instant,
+}
+
+impl<'a> Planned<'a> {
+    fn prepare(self) -> Result<Prepared<'a>, Ending> {
+        let record = self.recorder.get();
+        let dir = self.recorder.home.machine(&record.id);
+        let bound = sock::bind(&dir, supervise::SOCKET);
+        let listener = bound.map_err(HomeError::io("listen at", &dir.join(supervise::SOCKET)))?;
+        self.recorder.update(|record| record.state = State::Prepared);
+        Ok(Prepared { plan: self, dir, listener })
+    }
+}
+
+struct Prepared<'a> {
+    plan: Planned<'a>,
+    dir: PathBuf,
+    listener: UnixListener,
+}
+
+impl<'a> Prepared<'a> {
+    async fn boot(self) -> Result<Booted<'a>, Ending> {
+        let Planned { spec, recorder, deadline } = self.plan;
+        let hosting = Hosting { home: recorder.home.clone(), dir: self.dir, record: recorder.get() };
+        let mut instance = backend::start(spec, &hosting).await.map_err(Ending::Backend)?;
+        recorder.update(|record| record.pid = Some(instance.pid()));
+
+        let epoch = random_hex::<16>()?;
+        let connector = instance.connector();
+        let logs = hosting.dir.join("logs");
+        let hello = first_hello(&connector, &epoch, deadline);
+        let control = match while_alive(&mut *instance, &logs, hello).await? {
+            Err(ControlError::Timeout { .. } | ControlError::Connect(ConnectError::TimedOut { .. })) => {
+                let patience = Duration::from_millis(spec.deadline_ms);
+                return Err(Ending::Slow { what: "booted", patience, tail: ending::tails(&logs) });
+            }
+            // A link that breaks is most often a VMM that is about to be seen to have ended.
+            Err(error) => {
+                let ended = tokio::time::timeout(EXIT_NEWS, instance.exited()).await;
+                return Err(match ended {
+                    Ok(Ok(status)) => Ending::VmmEnded { status, tail: ending::tails(&logs) },
+                    _ => error.into(),
+                });
+            }
+            Ok(control) => control,
+        };
+        recorder.update(|record| record.state = State::Booted);
+
+        let path = logs.join("server.log");
+        let server_log = CappedLog::open(&path).map_err(HomeError::io("open", &path))?;
+        let (wishes, wished) = mpsc::channel(16);
+        let shared = Rc::new(Shared {
+            recorder: recorder.clone(),
+            epoch,
+            connector,
+            capabilities: instance.capabilities(),
+            wishes,
+            conversation: RefCell::default(),
+            holder: RefCell::default(),
+            server_exit: watch::Sender::new(None),
+            server_log: RefCell::new(server_log),
+            garbage_lines: Cell::new(0),
+        });
+        Ok(Booted { spec, deadline, instance, shared, control, logs, listener: self.listener, wished })
+    }
+}
+
+struct Booted<'a> {
+    spec: &'a Spec,
+    deadline: Instant,
+    instance: Box<dyn Instance>,
+    shared: Rc<Shared>,
+    control: Control,
+    logs: PathBuf,
+    listener: UnixListener,
+    wished: mpsc::Receiver<Wish>,
+}
+
+/// A machine that serves.
+pub(super) struct Ready {
+    pub(super) instance: Box<dyn Instance>,
+    pub(super) shared: Rc<Shared>,
+    pub(super) logs: PathBuf,
+    pub(super) listener: UnixListener,
+    pub(super) wished: mpsc::Receiver<Wish>,
+}
+
+impl Booted<'_> {
+    async fn start(mut self) -> Result<Ready, Ending> {
+        if let Some(workload) = &self.spec.workload {
+            let starting = start_server(workload, &self.shared, &mut self.control, self.deadline);
+            let bounded = timeout_at(self.deadline, starting);
+            let started = while_alive(&mut *self.instance, &self.logs, bounded).await?;
+            match started {
+                Ok(Ok(())) => {}
+                // Why the server ended says more than that its conversation did.
+                Ok(Err(ending)) => {
+                    return Err(self.shared.exit_news().await.map_or(ending, Ending::ServerExited));
+                }
+                Err(_) => {
+                    let patience = Duration::from_millis(self.spec.deadline_ms);
+                    let tail = crate::log::tail(&self.logs.join("server.log"), 1500);
+                    return Err(Ending::Slow { what: "ready", patience, tail });
+                }
+            }
+        }
+        let Self { instance, shared, logs, listener, wished, .. } = self;
+        Ok(Ready { instance, shared, logs, listener, wished })
+    }
+}
+
+/// Configures the machine, starts its server and, where the supervisor speaks with it, opens the
+/// conversation.
+async fn start_server(
+    workload: &Workload,
+    shared: &Rc<Shared>,
+    control: &mut Control,
+    deadline: Instant,
+) -> Result<(), Ending> {
+    let configure = Configure {
+        hostname: shared.recorder.get().name.to_string(),
+        command: workload.command.clone(),
+        env: workload.env.clone(),
+        cwd: workload.cwd.clone(),
+        root: Root::Device {
+            device: "/dev/vda".to_owned(),
+            overlay: workload.overlay.then(|| "/dev/vdb".to_owned()),
+        },
+        transport: workload.transport,
+        limits: workload.limits,
+        clock_unix_ns: Some(Timestamp::now().as_nanosecond().max(0) as u64),
+        entropy: Some(random_hex::<32>()?),
+    };
+    let request = Request::Configure(Box::new(configure));
+    let _: serde_json::Value = control.request("configure", request, CONTROL_TIMEOUT).await?;
+    follow_server(shared).await?;
+    let _: Started = control.request("start", Request::Start, CONTROL_TIMEOUT).await?;
+    if workload.conversation == Conversation::Held {
+        let stream = shared.connector.connect(port::CONVERSATION).await.map_err(ControlError::from)?;
+        let (reader, writer) = tokio::io::split(stream);
+        let mut options = mcp::Options::new("casemate", env!("CARGO_PKG_VERSION"));
+        // A server in emulation may take as long to begin as the machine was given.
+        options.negotiate_timeout = deadline.saturating_duration_since(Instant::now());
+        options.observer = garbage_observer(shared);
+        let opened = mcp::Conversation::open(reader, writer, options).await.map_err(Ending::Server)?;
+        *shared.conversation.borrow_mut() = Some(opened);
+    }
+    Ok(())
+}
+
+/// Has what the server prints on stdout, and what is no message, written to its log.
+fn garbage_observer(shared: &Rc<Shared>) -> mcp::Observer {
+    let (rejected, mut rejections) = mpsc::channel::<String>(GARBAGE_QUEUE);
+    let shared = Rc::downgrade(shared);
+    tokio::task::spawn_local(async move {
+        while let Some(line) = rejections.recv().await {
+            let Some(shared) = shared.upgrade() else { return };
+            shared.note_garbage(line.as_bytes());
+        }
+    });
+    Arc::new(move |event| {
+        if let mcp::Event::Rejected(line) = event {
+            // A flood of garbage loses some of it.
+            let _ = rejected.try_send(line.preview.clone());
+        }
+    })
+}
+
+/// Writes the server's stderr to its log, and notes how it ends.
+async fn follow_server(shared: &Rc<Shared>) -> Result<(), Ending> {
+    let control = Control::open(&shared.connector, &shared.epoch, CONTROL_TIMEOUT).await?;
+    let mut watch = control.watch().await?;
+    let shared = Rc::clone(shared);
+    tokio::task::spawn_local(async move {
+        // The end of the stream, or nonsense on it, ends the following: the VMM's end is seen elsewhere.
+        while let Ok(Some(notice)) = watch.next().await {
+            match notice {
+                Notice::Stderr(bytes) => shared.server_log.borrow_mut().write(&bytes),
+                Notice::Event(Event::Started(_)) => drop(shared.server_exit.send_replace(None)),
+                Notice::Event(Event::Exited(exit)) => drop(shared.server_exit.send_replace(Some(exit))),
+                Notice::Event(Event::Dropped { bytes }) => {
+                    shared.note(&format!("{bytes} bytes of stderr were dropped"));
+                }
+            }
+        }
+    });
+    Ok(())
+}
+
+/// Waits for the agent: a connection is given up long before a busy host has booted a guest.
+async fn first_hello(connector: &Connector, epoch: &str, deadline: Instant) -> Result<Control, ControlError> {
+    loop {
+        let patience = deadline.saturating_duration_since(Instant::now());
+        match Control::open(connector, epoch, patience).await {
+            Err(ControlError::Connect(ConnectError::TimedOut { .. })) if Instant::now() < deadline => {}
+            opened => return opened,
+        }
+    }
+}
+
+/// Waits for something that only a living VMM can give.
+async fn while_alive<T>(
+    instance: &mut dyn Instance,
+    logs: &std::path::Path,
+    waited_for: impl Future<Output = T>,
+) -> Result<T, Ending> {
+    tokio::select! {
+        biased;
+        value = waited_for => Ok(value),
+        status = instance.exited() => {
+            // What it printed last is still on its way to the log.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            let tail = ending::tails(logs);
+            Err(status.map_or_else(Ending::Unrecorded, |status| Ending::VmmEnded { status, tail }))
+        }
+    }
+}
+
+fn random_hex<const N: usize>() -> Result<String, Ending> {
+    let mut bytes = [0u8; N];
+    let drawn = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
+    drawn.map_err(|errno| Ending::Unrecorded(errno.into()))?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}

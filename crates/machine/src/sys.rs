@@ -1,0 +1,62 @@
+//! The room for system calls that Rust cannot check.
+#![allow(unsafe_code)]
+
+use std::{
+    io,
+    os::{
+        fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd},
+        unix::process::CommandExt,
+    },
+    process::Command,
+    time::Instant,
+};
+
+/// Has `setup` run in the child between fork and exec.
+///
+/// In a child of a program with threads `setup` may only make system calls; in a child of a supervisor,
+/// which has one thread, it may also allocate: no lock can have been left behind by another thread.
+pub(crate) fn before_exec(
+    command: &mut Command,
+    setup: impl FnMut() -> io::Result<()> + Send + Sync + 'static,
+) {
+    // SAFETY: `setup` owns what it uses, and keeps to what the documentation above demands of it.
+    unsafe { command.pre_exec(setup) };
+}
+
+/// Takes a descriptor that the parent process left open under a known number.
+///
+/// Fails where that number is not open. To be called once for each number, at the start of the program.
+pub(crate) fn inherited(number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: fcntl on a number that is not open fails and touches nothing.
+    let probe = unsafe { BorrowedFd::borrow_raw(number) };
+    rustix::io::fcntl_setfd(probe, rustix::io::FdFlags::CLOEXEC)?;
+    // SAFETY: the number is open, and nothing else in this program owns it: it was passed by the parent
+    // for this purpose and this function is called once for it.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Leaves the host's network, IPC and host name namespaces.
+pub(crate) fn leave_namespaces() -> io::Result<()> {
+    use rustix::thread::UnshareFlags;
+    let flags = UnshareFlags::NEWNET | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS;
+    // SAFETY: none of these namespaces concerns descriptors or memory of this process.
+    Ok(unsafe { rustix::thread::unshare_unsafe(flags) }?)
+}
+
+/// The processor's time stamp counter and the clock, read as close to each other as can be had.
+pub(crate) fn tsc_and_clock() -> (u64, Instant) {
+    let mut best: Option<(u64, u64, Instant)> = None;
+    for _ in 0..16 {
+        // SAFETY: every x86-64 processor has the instruction, and a process may use it unless it asked
+        // not to (PR_SET_TSC), which this one does not.
+        let read = || unsafe { core::arch::x86_64::_rdtsc() };
+        let before = read();
+        let clock = Instant::now();
+        let after = read();
+        let width = after.saturating_sub(before);
+        if best.is_none_or(|(narrowest, ..)| width < narrowest) {
+            best = Some((width, before + width / 2, clock));
+        }
+    }
+    best.map_or_else(|| (0, Instant::now()), |(_, tsc, clock)| (tsc, clock))
+}

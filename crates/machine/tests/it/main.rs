@@ -1,0 +1,3 @@
+//! What the machine crate promises, tried from outside it.
+
+mod confinement;

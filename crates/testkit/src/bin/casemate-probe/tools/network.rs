@@ -1,0 +1,89 @@
+//! The tool that tries to reach out.
+
+use super::arguments::{Argument, Kind};
+use super::{Arguments, Failure, Hints, LOOKS, Reply, Tool};
+use crate::call::Call;
+use serde_json::json;
+use std::io::{self, ErrorKind};
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+pub const CONNECT: Tool = Tool {
+    name: "connect",
+    title: "Connect",
+    description: "Tries a TCP connection and says what happened: connected, refused, timeout, unreachable, \
+                  unresolved, denied or failed.",
+    arguments: &[
+        Argument::required("host", Kind::Text, "An address, or a name that /etc/hosts knows."),
+        Argument::required("port", Kind::Integer(1, 65_535), "The port."),
+        Argument::integer("timeout_ms", (1, 60_000), 5000, "How long to try, in milliseconds."),
+    ],
+    hints: Hints { open_world: true, ..LOOKS },
+    slow: true,
+    run: connect,
+};
+
+fn connect(_: &Call, arguments: &Arguments) -> Result<Reply, Failure> {
+    let (host, port) = (arguments.text("host"), arguments.integer("port") as u16);
+    let timeout = Duration::from_millis(arguments.size("timeout_ms") as u64);
+    let started = Instant::now();
+    let address = resolve(host).map(|address| SocketAddr::new(address, port));
+    let (outcome, error) = match address {
+        None => ("unresolved", None),
+        Some(address) => match TcpStream::connect_timeout(&address, timeout) {
+            Ok(_) => ("connected", None),
+            Err(error) => (outcome(&error), Some(error.to_string())),
+        },
+    };
+    Ok(Reply::Json(json!({
+        "host": host,
+        "port": port,
+        "outcome": outcome,
+        "address": address.map(|address| address.to_string()),
+        "error": error,
+        "elapsedMs": started.elapsed().as_millis() as u64,
+    })))
+}
+
+/// Reads an address, or looks the name up in `/etc/hosts`. Not the C library's resolver: linked statically it
+/// would be a tenth of the program, and it wants shared libraries that a machine need not have.
+fn resolve(host: &str) -> Option<IpAddr> {
+    let known = || lookup(&std::fs::read_to_string("/etc/hosts").ok()?, host);
+    host.parse().ok().or_else(known)
+}
+
+fn lookup(hosts: &str, name: &str) -> Option<IpAddr> {
+    hosts.lines().find_map(|line| {
+        let line = line.split_once('#').map_or(line, |(line, _)| line);
+        let (address, names) = line.trim().split_once(char::is_whitespace)?;
+        let named = names.split_whitespace().any(|known| known.eq_ignore_ascii_case(name));
+        named.then(|| address.parse().ok()).flatten()
+    })
+}
+
+fn outcome(error: &io::Error) -> &'static str {
+    match error.kind() {
+        ErrorKind::ConnectionRefused => "refused",
+        ErrorKind::TimedOut => "timeout",
+        ErrorKind::NetworkUnreachable | ErrorKind::HostUnreachable | ErrorKind::AddrNotAvailable => {
+            "unreachable"
+        }
+        ErrorKind::PermissionDenied => "denied",
+        _ => "failed",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_looked_up_in_any_column_and_never_in_comments() {
+        let hosts = "# 10.0.0.9 ghost\n127.0.0.1\tlocalhost LOCAL # alias\n::1 six\nnonsense six2\n";
+        assert_eq!(lookup(hosts, "local"), Some(IpAddr::from([127, 0, 0, 1])));
+        assert_eq!(lookup(hosts, "six"), "::1".parse().ok());
+        for unknown in ["ghost", "alias", "six2", "127.0.0.1"] {
+            assert_eq!(lookup(hosts, unknown), None);
+        }
+    }
+}
