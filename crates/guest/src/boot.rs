@@ -8,6 +8,7 @@ use rustix::process::DumpableBehavior;
 use rustix::system::RebootCommand;
 use std::fs;
 use std::io;
+use std::net::{Ipv4Addr, UdpSocket};
 use std::os::fd::AsFd;
 
 /// Kernel settings that take from servers what none needs.
@@ -80,7 +81,7 @@ pub fn settle() {
 
 /// Brings up `lo`: servers talk to themselves by 127.0.0.1.
 pub fn loopback_up() -> io::Result<()> {
-    sys::loopback_up(std::net::UdpSocket::bind(("0.0.0.0", 0))?.as_fd())
+    sys::loopback_up(UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?.as_fd())
 }
 
 fn mount(kind: &'static str, target: &'static str, flags: MountFlags) -> Result<(), BootError> {

@@ -60,7 +60,7 @@ impl Control {
                 false => timeout(HANDSHAKE_TIMEOUT, self.line()).await??,
             };
             let outcome = match line {
-                Line::End => return Ok(()),
+                Line::End => return self.stream.shutdown().await,
                 Line::TooLong => Outcome::Last(Reply::failed(
                     None,
                     failure::new(
@@ -240,7 +240,7 @@ mod tests {
         assert_eq!(refusal(r#"{"jsonrpc":"1.0","id":4,"method":"ping"}"#), (Some(4), FailureCode::Request));
         assert_eq!(refusal(r#"{"jsonrpc":"2.0","id":4,"method":"fly"}"#), (Some(4), FailureCode::Method));
         assert_eq!(refusal(r#"{"jsonrpc":"2.0","id":4,"method":"signal"}"#), (Some(4), FailureCode::Params));
-        assert_eq!(refusal(&"[".repeat(100_000)), (None, FailureCode::Parse));
+        assert_eq!(refusal(&r#"{"a":"#.repeat(100_000)), (None, FailureCode::Parse));
     }
 
     #[test]

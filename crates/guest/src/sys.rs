@@ -107,3 +107,121 @@ pub fn readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` is valid and names the same file until it is dropped.
     Ok(unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::filter::Filter;
+    use std::io::Read;
+    use std::os::fd::AsFd;
+    use std::process::Stdio;
+
+    /// Calls with arguments that do no harm if they pass, with the error that the filter gives; the flag says
+    /// that an unprivileged caller gets another answer, or none, from a kernel without the filter.
+    const CALLS: &[(&str, libc::c_long, [i64; 3], i32, bool)] = &[
+        ("ptrace", libc::SYS_ptrace, [libc::PTRACE_TRACEME as i64, 0, 0], libc::EPERM, true),
+        ("unshare of nothing", libc::SYS_unshare, [0, 0, 0], libc::EPERM, true),
+        ("process_vm_readv", libc::SYS_process_vm_readv, [0, 0, 0], libc::EPERM, true),
+        ("pidfd_getfd", libc::SYS_pidfd_getfd, [-1, 0, 0], libc::EPERM, true),
+        ("setns", libc::SYS_setns, [-1, 0, 0], libc::EPERM, true),
+        ("keyctl", libc::SYS_keyctl, [-1, 0, 0], libc::EPERM, true),
+        ("add_key", libc::SYS_add_key, [0, 0, 0], libc::EPERM, true),
+        ("move_mount", libc::SYS_move_mount, [-1, 0, -1], libc::EPERM, false),
+        ("mount", libc::SYS_mount, [1, 1, 1], libc::EPERM, false),
+        ("umount2", libc::SYS_umount2, [1, 0, 0], libc::EPERM, false),
+        ("bpf", libc::SYS_bpf, [-1, 0, 0], libc::EPERM, false),
+        ("reboot", libc::SYS_reboot, [0, 0, 0], libc::EPERM, false),
+        ("finit_module", libc::SYS_finit_module, [-1, 0, 0], libc::EPERM, false),
+        ("settimeofday", libc::SYS_settimeofday, [1, 1, 0], libc::EPERM, false),
+        ("open_by_handle_at", libc::SYS_open_by_handle_at, [-1, 0, 0], libc::EPERM, false),
+        ("personality", libc::SYS_personality, [0x004_0000, 0, 0], libc::EPERM, true),
+        ("socket of AF_VSOCK", libc::SYS_socket, [libc::AF_VSOCK as i64, -1, 0], libc::EPERM, true),
+        ("socket of AF_PACKET", libc::SYS_socket, [libc::AF_PACKET as i64, -1, 0], libc::EPERM, true),
+        ("netlink of audit", libc::SYS_socket, [libc::AF_NETLINK as i64, -1, 9], libc::EPERM, true),
+        (
+            "clone into a namespace",
+            libc::SYS_clone,
+            [CLONE_NONSENSE | libc::CLONE_NEWUSER as i64, 0, 0],
+            libc::EPERM,
+            true,
+        ),
+        ("clone3", libc::SYS_clone3, [0, 0, 0], libc::ENOSYS, true),
+        ("io_uring_setup", libc::SYS_io_uring_setup, [0, 0, 0], libc::ENOSYS, false),
+        ("io_uring_enter", libc::SYS_io_uring_enter, [-1, 0, 0], libc::ENOSYS, false),
+    ];
+
+    /// Flags that the kernel always refuses together, so that no process is made.
+    const CLONE_NONSENSE: i64 = (libc::CLONE_SIGHAND | libc::CLONE_THREAD) as i64;
+
+    /// Calls that have to pass the filter.
+    const PASS: &[(&str, libc::c_long, [i64; 3])] = &[
+        ("personality, asked", libc::SYS_personality, [0xffff_ffff, 0, 0]),
+        ("netlink of routes", libc::SYS_socket, [libc::AF_NETLINK as i64, libc::SOCK_RAW as i64, 0]),
+        ("unix socket", libc::SYS_socket, [libc::AF_UNIX as i64, libc::SOCK_STREAM as i64, 0]),
+        ("internet socket", libc::SYS_socket, [libc::AF_INET6 as i64, libc::SOCK_STREAM as i64, 0]),
+        ("eventfd", libc::SYS_eventfd2, [0, 0, 0]),
+    ];
+
+    /// The error of each call in a child, 0 if it succeeded.
+    fn errors(calls: Vec<(libc::c_long, [i64; 3])>, filter: Option<Filter>) -> Vec<i32> {
+        let (mut reader, writer) = io::pipe().unwrap();
+        let mut command = Command::new("true");
+        command.stdin(Stdio::null());
+        let writer = OwnedFd::from(writer);
+        before_exec(&mut command, move || {
+            if let Some(filter) = &filter {
+                filter.install()?;
+            }
+            for (number, arguments) in &calls {
+                let [a, b, c] = *arguments;
+                // SAFETY: every call of the tables fails on its arguments or changes this child alone.
+                let result = unsafe { libc::syscall(*number, a, b, c, 0i64, 0i64, 0i64) };
+                let error =
+                    if result == -1 { io::Error::last_os_error().raw_os_error().unwrap_or(-1) } else { 0 };
+                rustix::io::write(writer.as_fd(), &error.to_ne_bytes())?;
+            }
+            Ok(())
+        });
+        let mut child = command.spawn().unwrap();
+        drop(command);
+        let mut bytes = Vec::new();
+        reader.read_to_end(&mut bytes).unwrap();
+        child.wait().unwrap();
+        bytes.chunks_exact(4).map(|error| i32::from_ne_bytes(error.try_into().unwrap())).collect()
+    }
+
+    #[test]
+    fn forbidden_calls_reach_the_kernel_without_the_filter_and_not_with_it() {
+        let calls: Vec<_> = CALLS.iter().map(|&(_, number, arguments, ..)| (number, arguments)).collect();
+        let without = errors(calls.clone(), None);
+        let with = errors(calls, Some(Filter::new().unwrap()));
+        assert_eq!((without.len(), with.len()), (CALLS.len(), CALLS.len()));
+        let privileged = rustix::process::geteuid().is_root();
+        for (&(name, _, _, expected, anybody), (without, with)) in
+            CALLS.iter().zip(without.into_iter().zip(with))
+        {
+            assert_eq!(with, expected, "{name} with the filter");
+            if anybody || privileged {
+                assert_ne!(without, expected, "{name} without the filter");
+            }
+        }
+    }
+
+    #[test]
+    fn other_calls_pass_the_filter() {
+        let calls = PASS.iter().map(|&(_, number, arguments)| (number, arguments)).collect();
+        let errors = errors(calls, Some(Filter::new().unwrap()));
+        assert_eq!(errors.len(), PASS.len());
+        for (&(name, ..), error) in PASS.iter().zip(errors) {
+            assert_eq!(error, 0, "{name}");
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn calls_by_their_x32_numbers_do_not_exist() {
+        const X32: libc::c_long = 0x4000_0000;
+        let calls = vec![(X32 | libc::SYS_getpid, [0; 3])];
+        assert_eq!(errors(calls, Some(Filter::new().unwrap())), [libc::ENOSYS]);
+    }
+}

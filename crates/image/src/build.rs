@@ -136,7 +136,7 @@ fn install(context: &Context<'_>, lock: &Lock, tree: &Path) -> Result<Contents, 
         Source::Npm { .. } => npm::install(context, lock, tree),
         Source::Pypi { .. } => pypi::install(context, lock, tree),
         Source::Dir(folder) => dir::install(context, lock, folder, tree),
-        Source::Command(command) => command::install(context, command, tree),
+        Source::Command(command) => command::install(command, tree),
         Source::Builtin => builtin::install(context, tree),
         Source::Oci(_) => Err(BuildError::NotBuilt { kind: "oci:" }),
     }

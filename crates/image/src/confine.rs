@@ -112,7 +112,9 @@ pub struct Outcome {
 #[non_exhaustive]
 pub enum ConfineError {
     /// The wall could not be built.
-    #[error("cannot confine the installer: {step} failed; run as root, or allow unprivileged user namespaces")]
+    #[error(
+        "cannot confine the installer: {step} failed; run as root, or allow unprivileged user namespaces"
+    )]
     Wall {
         /// What was being done.
         step: String,
@@ -203,7 +205,9 @@ impl Confinement<'_> {
         let tail = Mutex::new(String::new());
         let status = std::thread::scope(|scope| {
             scope.spawn(|| proxy.serve());
-            scope.spawn(|| *tail.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = self.drain(output, log));
+            scope.spawn(|| {
+                *tail.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = self.drain(output, log)
+            });
             let status = self.wait(child);
             proxy.close();
             status

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 
 /// A folder deeper than this is refused: it would exhaust the stack of everything that walks it.
-const DEPTH: usize = 128;
+pub(crate) const DEPTH: usize = 128;
 
 /// Why a folder could not be walked or changed.
 #[derive(Debug, thiserror::Error)]
@@ -102,7 +102,9 @@ pub fn seal(folder: &Path) -> Result<(), FilesError> {
         } else if kind.is_symlink() {
             Ok(())
         } else {
-            debug_assert!(kind.is_fifo() || kind.is_socket() || kind.is_char_device() || kind.is_block_device());
+            debug_assert!(
+                kind.is_fifo() || kind.is_socket() || kind.is_char_device() || kind.is_block_device()
+            );
             fs::remove_file(path).map_err(failed("remove", path))
         }
     })
@@ -140,7 +142,8 @@ fn copy_to(
     fs::create_dir_all(to).map_err(failed("create", to))?;
     for entry in fs::read_dir(from).map_err(failed("read", from))? {
         let entry = entry.map_err(failed("read", from))?;
-        let (source, target, name) = (entry.path(), to.join(entry.file_name()), below.join(entry.file_name()));
+        let (source, target, name) =
+            (entry.path(), to.join(entry.file_name()), below.join(entry.file_name()));
         let metadata = fs::symlink_metadata(&source).map_err(failed("look at", &source))?;
         if !take(&name, &metadata) {
             continue;

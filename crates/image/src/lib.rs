@@ -7,10 +7,18 @@
 //!
 //! Everything here is synchronous and prints nothing: long work reports to a [`progress::Progress`]. What
 //! comes from outside (indices, archives, kernels) is bounded and checked before it touches the disk.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)] // but in `confine::child`, which makes system calls between fork and exec
 
 pub mod archive;
+pub mod build;
+pub mod confine;
+pub mod erofs;
+pub mod files;
 pub mod kernel;
 pub mod partial;
 pub mod progress;
+mod record;
 pub mod registry;
+mod runtime;
+pub mod source;
+pub mod store;

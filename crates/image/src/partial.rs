@@ -3,8 +3,9 @@
 //! They are made beside their final place under a name that begins with [`PREFIX`] and are locked while
 //! their maker lives, so that [`sweep`] can tell what a killed process left from what is still being made.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File, Permissions, TryLockError};
 use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -84,10 +85,16 @@ impl PartialDir {
     }
 }
 
-/// Writes `bytes` to `to` so that readers see all of the old or all of the new.
+/// Writes `bytes` to `to`, readable by the owner alone: readers see all of the old or all of the new.
 pub fn write_atomically(to: &Path, bytes: &[u8]) -> io::Result<()> {
+    write_atomically_with_mode(to, bytes, 0o600)
+}
+
+/// As [`write_atomically`], with these mode bits.
+pub fn write_atomically_with_mode(to: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let mut file = Partial::beside(to)?;
     file.write_all(bytes)?;
+    file.as_file_mut().set_permissions(Permissions::from_mode(mode))?;
     file.publish(to)
 }
 

@@ -20,7 +20,6 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use pin::Pins;
-use pin::Pin;
 
 use crate::archive::Tree;
 use crate::build::{BuildError, Context};
@@ -117,7 +116,9 @@ impl RuntimeLock {
         // The host may have changed its certificates since.
         let certificates = root.join(CERTIFICATES.trim_start_matches('/'));
         crate::partial::write_atomically(&certificates, &context.certificates()?)
-            .and_then(|()| fs::set_permissions(&certificates, std::os::unix::fs::PermissionsExt::from_mode(0o644)))
+            .and_then(|()| {
+                fs::set_permissions(&certificates, std::os::unix::fs::PermissionsExt::from_mode(0o644))
+            })
             .map_err(failed("write", &certificates))?;
         Ok(root)
     }
@@ -133,15 +134,32 @@ impl RuntimeLock {
 /// Makes the folders, links and accounts that every root has.
 pub(crate) fn skeleton(root: &Path) -> Result<(), BuildError> {
     let folders = [
-        "usr/bin", "usr/lib", "usr/lib64", "usr/local/bin", "etc", "proc", "sys", "dev", "tmp", "run", "home/casemate",
-        "app", "root", "var",
+        "usr/bin",
+        "usr/lib",
+        "usr/lib64",
+        "usr/local/bin",
+        "etc",
+        "proc",
+        "sys",
+        "dev",
+        "tmp",
+        "run",
+        "home/casemate",
+        "app",
+        "root",
+        "var",
     ];
     for folder in folders {
         fs::create_dir_all(root.join(folder)).map_err(failed("create", root))?;
     }
-    for (link, target) in
-        [("bin", "usr/bin"), ("sbin", "usr/bin"), ("lib", "usr/lib"), ("lib64", "usr/lib64"), ("usr/sbin", "bin"), ("var/tmp", "../tmp")]
-    {
+    for (link, target) in [
+        ("bin", "usr/bin"),
+        ("sbin", "usr/bin"),
+        ("lib", "usr/lib"),
+        ("lib64", "usr/lib64"),
+        ("usr/sbin", "bin"),
+        ("var/tmp", "../tmp"),
+    ] {
         std::os::unix::fs::symlink(target, root.join(link)).map_err(failed("create", &root.join(link)))?;
     }
     for (file, content) in [

@@ -120,7 +120,8 @@ impl Source {
                 Err(SourceError::Kind { kind: kind.to_owned() })
             }
             _ => {
-                let words = shlex::split(text).ok_or_else(|| SourceError::Quotes { text: text.to_owned() })?;
+                let words =
+                    shlex::split(text).ok_or_else(|| SourceError::Quotes { text: text.to_owned() })?;
                 Source::from_command(&words)
             }
         }
@@ -210,9 +211,28 @@ mod tests {
     #[test]
     fn what_is_no_source_is_refused() {
         for text in [
-            "", " ", "npm:", "npm:../x", "npm:@scope", "npm:a/b", "npm:.a", "npm:a@", "npm:a@--registry=x",
-            "npm:a@git+ssh://x", "npm:a@file:../x", "npm:a@npm:b", "pypi:", "pypi:-x", "pypi:a b", "pypi:a@",
-            "pypi:a @ file:///x", "pypi:a;python_version>'3'", "dir:", "oci:", "nmp:left-pad", "'a b",
+            "",
+            " ",
+            "npm:",
+            "npm:../x",
+            "npm:@scope",
+            "npm:a/b",
+            "npm:.a",
+            "npm:a@",
+            "npm:a@--registry=x",
+            "npm:a@git+ssh://x",
+            "npm:a@file:../x",
+            "npm:a@npm:b",
+            "pypi:",
+            "pypi:-x",
+            "pypi:a b",
+            "pypi:a@",
+            "pypi:a @ file:///x",
+            "pypi:a;python_version>'3'",
+            "dir:",
+            "oci:",
+            "nmp:left-pad",
+            "'a b",
         ] {
             assert!(Source::parse(text).is_err(), "{text:?} was read as {:?}", Source::parse(text));
         }
@@ -224,7 +244,11 @@ mod tests {
             ("npx -y @a/b /data --flag", npm("@a/b", None), "/data --flag"),
             ("npx --yes left-pad@1 -y", npm("left-pad", Some("1")), "-y"),
             ("/usr/local/bin/npx -- left-pad -- x", npm("left-pad", None), "-- x"),
-            ("uvx mcp-server-time --local-timezone UTC", pypi("mcp-server-time", None), "--local-timezone UTC"),
+            (
+                "uvx mcp-server-time --local-timezone UTC",
+                pypi("mcp-server-time", None),
+                "--local-timezone UTC",
+            ),
             ("uvx mcp-server-time@1.0", pypi("mcp-server-time", Some("1.0")), ""),
             ("npm:left-pad a b", npm("left-pad", None), "a b"),
             ("server -p 1", Source::Command(vec!["server".into()]), "-p 1"),
@@ -237,7 +261,9 @@ mod tests {
     fn launchers_may_name_package_and_program_apart() {
         let program = Some("prog".to_owned());
         let npm = Source::Npm { name: "@a/b".into(), version: Some("2".into()), program: program.clone() };
-        for command in ["npx -y -p @a/b@2 prog x", "npx --package=@a/b@2 -- prog x", "npx --package @a/b@2 prog x"] {
+        for command in
+            ["npx -y -p @a/b@2 prog x", "npx --package=@a/b@2 -- prog x", "npx --package @a/b@2 prog x"]
+        {
             assert_eq!(Source::from_command(&words(command)), Ok((npm.clone(), words("x"))), "{command}");
         }
         let pypi = Source::Pypi {
@@ -252,9 +278,19 @@ mod tests {
 
     #[test]
     fn launcher_options_without_meaning_are_refused() {
-        for command in ["npx", "npx -y", "npx -c x", "npx -p a", "npx -p a -p b c", "npx --registry=x a", "uvx",
-            "uvx --python 3.9 a", "uvx --index-url x a", "uvx --from a", "uvx git+x"]
-        {
+        for command in [
+            "npx",
+            "npx -y",
+            "npx -c x",
+            "npx -p a",
+            "npx -p a -p b c",
+            "npx --registry=x a",
+            "uvx",
+            "uvx --python 3.9 a",
+            "uvx --index-url x a",
+            "uvx --from a",
+            "uvx git+x",
+        ] {
             assert!(Source::from_command(&words(command)).is_err(), "{command}");
         }
     }

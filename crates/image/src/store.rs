@@ -134,7 +134,9 @@ impl Store {
         let mut images = Vec::new();
         for entry in fs::read_dir(&folder).map_err(failed("read", &folder))? {
             let name = entry.map_err(failed("read", &folder))?.file_name();
-            if let Some(image) = name.to_str().filter(|name| is_hex(name)).and_then(|name| self.read(name).ok()) {
+            if let Some(image) =
+                name.to_str().filter(|name| is_hex(name)).and_then(|name| self.read(name).ok())
+            {
                 images.push(image);
             }
         }
@@ -153,7 +155,11 @@ impl Store {
             return Err(not_found());
         }
         if is_hex(prefix) {
-            return if self.images_dir().join(prefix).exists() { self.read(prefix) } else { Err(not_found()) };
+            return if self.images_dir().join(prefix).exists() {
+                self.read(prefix)
+            } else {
+                Err(not_found())
+            };
         }
         let folder = self.images_dir();
         let names = fs::read_dir(&folder).map_err(failed("read", &folder))?.flatten();
@@ -330,10 +336,14 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let store = Store::open(&home.path().join("home")).unwrap();
         let (b, a) = (add(&store, 'b', 2), add(&store, 'a', 1));
-        assert_eq!(store.images().unwrap().iter().map(|i| &i.digest).collect::<Vec<_>>(), [&a.digest, &b.digest]);
+        assert_eq!(
+            store.images().unwrap().iter().map(|i| &i.digest).collect::<Vec<_>>(),
+            [&a.digest, &b.digest]
+        );
         assert_eq!(store.image("bbbb").unwrap().digest, b.digest);
         assert_eq!(store.image(&a.digest).unwrap().meta.command, ["/x"]);
-        for wrong in ["bbb", "cccc", "sha256:", "../x", "sha256:..", &"c".repeat(64), &"b".repeat(65), "BBBB"] {
+        for wrong in ["bbb", "cccc", "sha256:", "../x", "sha256:..", &"c".repeat(64), &"b".repeat(65), "BBBB"]
+        {
             assert!(matches!(store.image(wrong), Err(StoreError::NotFound { .. })), "{wrong}");
         }
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;

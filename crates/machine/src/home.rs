@@ -12,10 +12,7 @@ use rustix::fs::{Mode, OFlags};
 use std::{
     fs::{self, File},
     io,
-    os::{
-        fd::AsFd,
-        unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
-    },
+    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -148,7 +145,9 @@ pub(crate) fn create_private_dir(path: &Path) -> Result<(), HomeError> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(HomeError::io("create", path))
 }
 
-/// Replaces a file in one step: a reader sees the old content or the new, also after a crash.
+/// Replaces a file in one step: a reader sees the old content or the new, whoever is killed.
+///
+/// Not waited for is the disk: what is written here is worth nothing after the host went down.
 pub fn write_atomically(path: &Path, content: &[u8]) -> Result<(), HomeError> {
     let error = |source| HomeError::Io { action: "write", path: path.to_owned(), source };
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
@@ -164,7 +163,6 @@ pub fn write_atomically(path: &Path, content: &[u8]) -> Result<(), HomeError> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let mut file = File::from(rustix::fs::open(&temporary, flags, mode)?);
         io::Write::write_all(&mut file, content)?;
-        rustix::fs::fdatasync(file.as_fd())?;
         fs::rename(&temporary, path)
     })();
     result.map_err(|source| {

@@ -66,7 +66,7 @@ struct Added<'a> {
 /// Builds the server's image and writes the server down.
 pub async fn run(args: Add, context: &Context) -> Result<Outcome, Error> {
     args.later.refuse()?;
-    let (source, server_args, command) = args.meaning(context)?;
+    let wanted = args.wanted(context)?;
     let configuration = context.configuration()?;
     let file = context.config_file()?;
     if let Some(server) = configuration.servers.get(&args.name) {
@@ -79,14 +79,6 @@ pub async fn run(args: Add, context: &Context) -> Result<Outcome, Error> {
                 .hint("change it there"));
         }
     }
-    let wanted = Wanted {
-        source,
-        args: server_args,
-        command,
-        allow_scripts: args.allow_scripts,
-        // Who replaces a server wants what its source gives today.
-        refresh: args.replace,
-    };
     let image = images::build(context, &configuration.registries, wanted.clone()).await?;
     if image.meta.command.is_empty() {
         return Err(Error::configuration(format!("{} does not say which program to start", wanted.source))
@@ -128,8 +120,8 @@ pub async fn run(args: Add, context: &Context) -> Result<Outcome, Error> {
 }
 
 impl Add {
-    /// Source, arguments, and the command where it is not the source's own.
-    fn meaning(&self, context: &Context) -> Result<(Source, Vec<String>, Option<Vec<String>>), Error> {
+    /// What is to be built.
+    fn wanted(&self, context: &Context) -> Result<Wanted, Error> {
         if let Some(url) = self.url.as_deref().filter(|url| *url != "stdio") {
             if url.starts_with("http://") || url.starts_with("https://") {
                 return Err(Error::unavailable("remote servers are not built yet: --url takes only \"stdio\"")
@@ -138,27 +130,23 @@ impl Add {
             return Err(Error::usage(format!("--url {url:?} is neither \"stdio\" nor an http address")));
         }
         let command = self.server.command.as_deref().map(engine::split_command).transpose()?;
-        match (&self.source, command) {
-            (Some(text), command) => {
-                let (source, mut args) = engine::parse_source(text)?;
-                args.extend(self.args.iter().cloned());
-                Ok((source, args, command))
-            }
-            (None, Some(words)) => {
-                let (source, mut args) = engine::source_of_command(&words)?;
-                args.extend(self.args.iter().cloned());
-                Ok((source, args, None))
-            }
-            (None, None) if !self.args.is_empty() => {
-                let (source, args) = engine::source_of_command(&self.args)?;
-                Ok((source, args, None))
-            }
-            (None, None) if self.url.is_some() => {
+        let ((source, mut args), command) = match (&self.source, command) {
+            (Some(text), command) => (engine::parse_source(text)?, command),
+            (None, Some(words)) => (engine::source_of_command(&words)?, None),
+            (None, None) if self.args.is_empty() && self.url.is_some() => {
                 context.screen.warn(&format!("{} has no command: it runs the built-in probe server", self.name));
-                Ok((Source::Builtin, Vec::new(), None))
+                ((Source::Builtin, Vec::new()), None)
             }
-            (None, None) => Err(Error::usage(format!("no source given for server {}", self.name))
-                .hint(format!("casemate add {} npm:PACKAGE, or pypi:PACKAGE, dir:PATH, or a command", self.name))),
+            (None, None) if self.args.is_empty() => {
+                let hint = format!("casemate add {} npm:PACKAGE, or pypi:PACKAGE, dir:PATH, or a command", self.name);
+                return Err(Error::usage(format!("no source given for server {}", self.name)).hint(hint));
+            }
+            (None, None) => (engine::source_of_command(&self.args)?, None),
+        };
+        if self.source.is_some() || self.server.command.is_some() {
+            args.extend(self.args.iter().cloned());
         }
+        // Who replaces a server wants what its source gives today.
+        Ok(Wanted { source, args, command, allow_scripts: self.allow_scripts, refresh: self.replace })
     }
 }

@@ -219,4 +219,22 @@ mod tests {
         assert_eq!(percentile(&mut [7.0], 50), 7.0);
         assert_eq!(percentile(&mut [], 50), f64::INFINITY);
     }
+
+    #[test]
+    fn the_report_has_the_promised_fields() {
+        let report = Report {
+            backend: BackendKind::Qemu,
+            accelerator: Some(Accelerator::Tcg),
+            launch_ms: 1800.5,
+            first_connection_ms: 1805.25,
+            request_ms_p50: 0.875,
+            request_ms_p99: 2.0,
+            health_check_ms: 1.0,
+            shutdown_ms: 300.0,
+            targets: Targets::of(Some(Accelerator::Tcg)),
+            passed: true,
+        };
+        let expected = r#"{"backend":"qemu","accelerator":"tcg","launch_ms":1800.5,"first_connection_ms":1805.25,"request_ms_p50":0.875,"request_ms_p99":2.0,"health_check_ms":1.0,"shutdown_ms":300.0,"targets":{"launch_ms":2500.0,"first_connection_ms":2500.0,"request_ms_p50":5.0,"health_check_ms":100.0,"shutdown_ms":3000.0},"passed":true}"#;
+        assert_eq!(serde_json::to_string(&report).unwrap(), expected);
+    }
 }

@@ -2,10 +2,9 @@
 
 use crate::support::*;
 use casemate_link::ConnectError;
-use casemate_proto::control::{Request, ServerState};
+use casemate_proto::control::{Inventory, Request, ServerState, Started};
 use casemate_proto::mux::ResetCode;
 use casemate_proto::port;
-use serde_json::Value;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -194,8 +193,7 @@ async fn a_reader_that_stops_stops_the_server_and_nobody_else() {
             assert!(accepted < 32 << 20, "no backpressure");
         }
         assert_eq!(machine.exec(&["echo", "meanwhile"]).await.stdout, b"meanwhile\n");
-        let resident =
-            machine.control().await.done::<casemate_proto::control::Inventory>(Request::Inventory).await;
+        let resident = machine.control().await.done::<Inventory>(Request::Inventory).await;
         let agent = resident.processes.iter().find(|process| process.pid == machine.agent.id()).unwrap();
         assert!(agent.rss_kb < 32 << 10, "the agent holds {} kB", agent.rss_kb);
         output.shutdown().await.unwrap();
@@ -220,27 +218,23 @@ async fn a_client_whose_input_is_not_taken_is_noticed_when_it_goes() {
 #[tokio::test]
 async fn a_started_server_waits_for_its_conversation() {
     let machine = Machine::shell("echo ready; exec cat").await;
-    let started: casemate_proto::control::Started = machine.control().await.done(Request::Start).await;
+    let started: Started = machine.control().await.done(Request::Start).await;
     let mut client = machine.converse().await;
     assert_eq!(line(&mut client).await, "ready");
     assert_eq!(running(&machine).await, started.pid);
-    let again: casemate_proto::control::Started = machine.control().await.done(Request::Start).await;
+    let again: Started = machine.control().await.done(Request::Start).await;
     assert_eq!(again, started);
 }
 
 #[tokio::test]
-async fn a_new_host_finds_the_link_as_new() {
-    let folder = tempfile::tempdir().unwrap();
+async fn the_end_of_the_link_is_the_end_of_an_agent_on_the_hosts_kernel() {
     let machine = Machine::configured(Over::Multiplexer, &["cat"]).await;
     let mut client = machine.converse().await;
     client.write_all(b"1\n").await.unwrap();
     assert_eq!(line(&mut client).await, "1");
-    // The epoch ends with the attachment; see `hello_comes_first…` for the refusal within one.
+    let server = running(&machine).await;
     let casemate_link::Connector::Mux(handle) = &machine.connector else { unreachable!() };
     handle.give_up();
-    // This agent's byte stream is a socket, whose end is the end of the link and so of the agent.
-    let pid = machine.agent.id();
-    dead(pid).await;
-    drop(folder);
-    let _: Option<Value> = None;
+    dead(machine.agent.id()).await;
+    dead(server).await;
 }

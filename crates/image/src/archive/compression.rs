@@ -41,16 +41,14 @@ impl Compression {
 }
 
 /// A reader of what `reader` holds compressed. It does not bound how much that is.
-pub fn decoder<'a>(
-    compression: Compression,
-    reader: impl BufRead + 'a,
-) -> io::Result<Box<dyn Read + 'a>> {
+pub fn decoder<'a>(compression: Compression, reader: impl BufRead + 'a) -> io::Result<Box<dyn Read + 'a>> {
     Ok(match compression {
         Compression::None => Box::new(reader),
         Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(reader)),
         Compression::Xz => {
-            let stream = liblzma::stream::Stream::new_stream_decoder(DECODER_MEMORY, liblzma::stream::CONCATENATED)
-                .map_err(io::Error::from)?;
+            let stream =
+                liblzma::stream::Stream::new_stream_decoder(DECODER_MEMORY, liblzma::stream::CONCATENATED)
+                    .map_err(io::Error::from)?;
             Box::new(liblzma::bufread::XzDecoder::new_stream(reader, stream))
         }
         Compression::Zstd => Box::new(zstd::stream::read::Decoder::with_buffer(reader)?),

@@ -93,7 +93,9 @@ mod tests {
             let got = link_target(Path::new(path), target.as_bytes()).unwrap();
             assert_eq!(got, Path::new(kept), "{path} -> {target}");
         }
-        for (path, target) in [("a", ".."), ("d/a", "../.."), ("d/a", "b/../../../c"), ("a", ""), ("a", "b\0")] {
+        for (path, target) in
+            [("a", ".."), ("d/a", "../.."), ("d/a", "b/../../../c"), ("a", ""), ("a", "b\0")]
+        {
             let refused = link_target(Path::new(path), target.as_bytes());
             assert!(matches!(refused, Err(UnpackError::Link { .. })), "{path} -> {target}");
         }

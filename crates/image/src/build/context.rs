@@ -37,7 +37,14 @@ impl<'a> Context<'a> {
         request: &'a BuildRequest<'a>,
         progress: &'a dyn Progress,
     ) -> Self {
-        Self { store, registries, request, progress, http: Http::new(), log: BuildLog::new(store, format!("building {}", request.source)) }
+        Self {
+            store,
+            registries,
+            request,
+            progress,
+            http: Http::new(),
+            log: BuildLog::new(store, format!("building {}", request.source)),
+        }
     }
 
     /// Runs a confined program, its command and output going to the log.
@@ -46,7 +53,9 @@ impl<'a> Context<'a> {
         let result = confinement.run(&mut self.log.writer()?);
         let outcome = result.map_err(|source| BuildError::Confine { log: self.log_path(), source })?;
         for address in &outcome.refused {
-            let note = format!("the installer asked for {address}, which is no configured registry, and was refused");
+            let note = format!(
+                "the installer asked for {address}, which is no configured registry, and was refused"
+            );
             self.note(&note)?;
             self.progress.note(&note);
         }

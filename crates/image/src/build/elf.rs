@@ -18,14 +18,8 @@ const FILE_BYTES: u64 = 1 << 30;
 const LIBRARIES: usize = 512;
 
 /// Where the linker looks at last, on the layouts of the usual distributions.
-const DEFAULT_FOLDERS: [&str; 6] = [
-    "/lib/x86_64-linux-gnu",
-    "/usr/lib/x86_64-linux-gnu",
-    "/lib64",
-    "/usr/lib64",
-    "/lib",
-    "/usr/lib",
-];
+const DEFAULT_FOLDERS: [&str; 6] =
+    ["/lib/x86_64-linux-gnu", "/usr/lib/x86_64-linux-gnu", "/lib64", "/usr/lib64", "/lib", "/usr/lib"];
 
 /// What a program needs: files of the host, by the path under which the linker asks for each.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -60,8 +54,9 @@ pub(super) fn needs(program: &Path) -> Result<Needs, String> {
             if found.contains_key(name) {
                 continue;
             }
-            let path = find(name, &folders, &cached)
-                .ok_or_else(|| format!("{} needs the library {name}, which is not on this host", file.display()))?;
+            let path = find(name, &folders, &cached).ok_or_else(|| {
+                format!("{} needs the library {name}, which is not on this host", file.display())
+            })?;
             found.insert(name.clone(), path.clone());
             needs.files.insert(path.clone(), path.clone());
             if found.len() > LIBRARIES {
@@ -91,8 +86,10 @@ fn find(name: &str, folders: &[PathBuf], cached: &[PathBuf]) -> Option<PathBuf> 
 /// The folders that the linker's cache was made from: `/etc/ld.so.conf` and what it includes.
 fn cached_folders() -> Vec<PathBuf> {
     let mut files = vec![PathBuf::from("/etc/ld.so.conf")];
-    let included = fs::read_dir("/etc/ld.so.conf.d").into_iter().flatten().flatten().map(|entry| entry.path());
-    let mut included: Vec<PathBuf> = included.filter(|path| path.extension() == Some(OsStr::new("conf"))).collect();
+    let included =
+        fs::read_dir("/etc/ld.so.conf.d").into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut included: Vec<PathBuf> =
+        included.filter(|path| path.extension() == Some(OsStr::new("conf"))).collect();
     included.sort();
     files.extend(included);
     let texts = files.iter().filter_map(|file| fs::read_to_string(file).ok()).collect::<Vec<_>>();
@@ -124,20 +121,23 @@ fn parse(data: &[u8], origin: &Path) -> Option<Linking> {
             linking.interpreter = Some(PathBuf::from(OsStr::from_bytes(path)));
         }
     }
-    let Some(dynamic) = segments.iter().find_map(|segment| segment.dynamic(endian, data).ok().flatten()) else {
+    let Some(dynamic) = segments.iter().find_map(|segment| segment.dynamic(endian, data).ok().flatten())
+    else {
         return Some(linking);
     };
-    let value = |tag: u32| dynamic.iter().find(|entry| entry.tag32(endian) == Some(tag)).map(|entry| entry.d_val(endian));
+    let value = |tag: elf::DynamicTag| {
+        dynamic.iter().find(|entry| entry.d_tag(endian) == tag).map(|entry| entry.d_val(endian))
+    };
     let strings = bytes_at(segments, endian, data, value(elf::DT_STRTAB)?)?;
     let text = |offset: u64| {
         let rest = strings.get(usize::try_from(offset).ok()?..)?;
         std::str::from_utf8(rest.split(|&byte| byte == 0).next()?).ok().map(str::to_owned)
     };
     for entry in dynamic {
-        match entry.tag32(endian) {
-            Some(elf::DT_NULL) => break,
-            Some(elf::DT_NEEDED) => linking.needed.push(text(entry.d_val(endian))?),
-            Some(elf::DT_RPATH | elf::DT_RUNPATH) => {
+        match entry.d_tag(endian) {
+            elf::DT_NULL => break,
+            elf::DT_NEEDED => linking.needed.push(text(entry.d_val(endian))?),
+            elf::DT_RPATH | elf::DT_RUNPATH => {
                 let list = text(entry.d_val(endian))?;
                 linking.folders.extend(list.split(':').filter_map(|folder| resolve_origin(folder, origin)));
             }
@@ -182,7 +182,8 @@ mod tests {
     #[test]
     fn a_program_of_this_host_needs_its_interpreter_and_the_c_library() {
         let needs = needs(&fs::canonicalize("/bin/cat").unwrap()).unwrap();
-        let names: Vec<_> = needs.files.keys().map(|path| path.file_name().unwrap().to_str().unwrap()).collect();
+        let names: Vec<_> =
+            needs.files.keys().map(|path| path.file_name().unwrap().to_str().unwrap()).collect();
         assert!(names.contains(&"libc.so.6"), "{names:?}");
         assert!(names.iter().any(|name| name.starts_with("ld-linux")), "{names:?}");
         assert!(needs.files.values().all(|file| file.is_file()));

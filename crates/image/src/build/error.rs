@@ -96,7 +96,9 @@ pub enum BuildError {
         remedy: &'static str,
     },
     /// A host program that is no source of an image.
-    #[error("{program} cannot become an image: {reason}; use npm:, pypi:, dir: or a program that needs no other file")]
+    #[error(
+        "{program} cannot become an image: {reason}; use npm:, pypi:, dir: or a program that needs no other file"
+    )]
     Program {
         /// The program as it was given.
         program: String,
@@ -172,13 +174,28 @@ impl BuildError {
     pub fn kind(&self) -> BuildErrorKind {
         use BuildError::*;
         match self {
-            UnknownPackage { .. } | UnknownVersion { .. } | UnknownProgram { .. } | Unresolvable { .. }
-            | Folder { .. } | Program { .. } | Address(_) => BuildErrorKind::Configuration,
-            NotBuilt { .. } | RuntimePart { .. } | Certificates(_) | Http(_) | Debian(_) | Npm(_) | Pypi(_)
-            | Erofs(ErofsError::Missing { .. }) | Confine { source: ConfineError::Wall { .. }, .. } => {
-                BuildErrorKind::Unavailable
-            }
-            Installer { .. } | Malformed { .. } | Unpack { .. } | Confine { .. } | Erofs(_) | Files(_)
+            UnknownPackage { .. }
+            | UnknownVersion { .. }
+            | UnknownProgram { .. }
+            | Unresolvable { .. }
+            | Folder { .. }
+            | Program { .. }
+            | Address(_) => BuildErrorKind::Configuration,
+            NotBuilt { .. }
+            | RuntimePart { .. }
+            | Certificates(_)
+            | Http(_)
+            | Debian(_)
+            | Npm(_)
+            | Pypi(_)
+            | Erofs(ErofsError::Missing { .. })
+            | Confine { source: ConfineError::Wall { .. }, .. } => BuildErrorKind::Unavailable,
+            Installer { .. }
+            | Malformed { .. }
+            | Unpack { .. }
+            | Confine { .. }
+            | Erofs(_)
+            | Files(_)
             | Store(_) => BuildErrorKind::Failed,
         }
     }

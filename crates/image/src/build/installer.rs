@@ -30,7 +30,8 @@ pub(super) struct Run<'a> {
 impl Run<'_> {
     /// Runs it; an installer that fails is not an error here.
     pub(super) fn run(self, context: &Context<'_>) -> Result<Outcome, BuildError> {
-        let mut endpoints: Vec<Endpoint> = self.addresses.iter().filter_map(|url| Endpoint::of_url(url)).collect();
+        let mut endpoints: Vec<Endpoint> =
+            self.addresses.iter().filter_map(|url| Endpoint::of_url(url)).collect();
         endpoints.sort();
         endpoints.dedup();
         context.run(&Confinement {

@@ -40,7 +40,9 @@ impl Lock {
     pub(super) fn digest(&self) -> Digest {
         let mut hasher = Hasher::sha256();
         let RuntimeLock { parts, tools, layout, runtime } = &self.runtime;
-        hasher.update(format!("{runtime:?}\n{}\n{}\n", parts.digest_with(tools, *layout), self.scripts).as_bytes());
+        hasher.update(
+            format!("{runtime:?}\n{}\n{}\n", parts.digest_with(tools, *layout), self.scripts).as_bytes(),
+        );
         for line in &self.contents {
             hasher.update(format!("{}\n{line}\n", line.len()).as_bytes());
         }

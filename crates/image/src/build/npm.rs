@@ -19,7 +19,7 @@ use crate::source::Source;
 use crate::store::Runtime;
 
 pub(super) use lockfile::Lockfile;
-pub(super) use manifest::Manifest;
+pub(super) use manifest::{Manifest, start_of};
 
 const NPM: &str = "npm";
 pub(super) const MANIFEST: &str = "package.json";
@@ -41,9 +41,11 @@ pub(super) fn resolve(context: &Context<'_>) -> Result<Lock, BuildError> {
         return Err(unknown_version(name, version, &packument));
     }
     let wanted = version.as_deref().unwrap_or("latest");
-    let manifest = json!({ "name": "server", "version": "0.0.0", "private": true, "dependencies": { name: wanted } });
+    let manifest =
+        json!({ "name": "server", "version": "0.0.0", "private": true, "dependencies": { name: wanted } });
     // Archives may be kept on another host than their descriptions.
-    let hosts: Vec<String> = packument.versions().last().map(|(_, dist)| dist.tarball.clone()).into_iter().collect();
+    let hosts: Vec<String> =
+        packument.versions().last().map(|(_, dist)| dist.tarball.clone()).into_iter().collect();
     let runtime = RuntimeLock::current(context, Runtime::Node)?;
 
     let work = context.work()?;
@@ -56,8 +58,10 @@ pub(super) fn resolve(context: &Context<'_>) -> Result<Lock, BuildError> {
         return Err(unresolved(context, &outcome));
     }
     let mut lockfile = Lockfile::read(context, work.path())?;
-    let exact = lockfile.pin_root(name).ok_or_else(|| lockfile::malformed(context, "the package is not in it"))?;
-    let manifest = json!({ "name": "server", "version": "0.0.0", "private": true, "dependencies": { name: exact } });
+    let exact =
+        lockfile.pin_root(name).ok_or_else(|| lockfile::malformed(context, "the package is not in it"))?;
+    let manifest =
+        json!({ "name": "server", "version": "0.0.0", "private": true, "dependencies": { name: exact } });
     files::remove(work.path())?;
     Ok(lock(context, runtime, manifest.to_string(), &lockfile, hosts))
 }
@@ -91,7 +95,11 @@ pub(super) fn install_locked(context: &Context<'_>, lock: &Lock, app: &Path) -> 
     let modules = app.join("node_modules");
     if fs::symlink_metadata(&modules).is_ok_and(|metadata| !metadata.is_dir()) {
         let reason = "it is no folder".to_owned();
-        return Err(BuildError::Malformed { file: "node_modules".to_owned(), reason, log: context.log_path() });
+        return Err(BuildError::Malformed {
+            file: "node_modules".to_owned(),
+            reason,
+            log: context.log_path(),
+        });
     }
     // Names the files that npm laid out, for npm's next run, which never comes.
     files::remove(&modules.join(".package-lock.json"))?;

@@ -1,6 +1,6 @@
 //! PyPI packages: resolved to a lock with `uv pip compile`, installed with `uv pip install`, wheels only.
 
-mod entry_points;
+pub(super) mod entry_points;
 mod requirements;
 
 use std::fs;
@@ -38,7 +38,11 @@ pub(super) fn resolve(context: &Context<'_>) -> Result<Lock, BuildError> {
         Some(version) => {
             if versions::is_exact(version) && !project.has(version) {
                 let nearest = versions::nearest(version, project.wheel_versions());
-                return Err(BuildError::UnknownVersion { name: name.clone(), version: version.to_owned(), nearest });
+                return Err(BuildError::UnknownVersion {
+                    name: name.clone(),
+                    version: version.to_owned(),
+                    nearest,
+                });
             }
             format!("{name}=={version}")
         }
@@ -47,6 +51,15 @@ pub(super) fn resolve(context: &Context<'_>) -> Result<Lock, BuildError> {
     let wanted = std::iter::once(requirement).chain(with.iter().cloned());
     let wanted: String = wanted.map(|requirement| requirement + "\n").collect();
     resolve_requirements(context, &wanted, hosts)
+}
+
+/// An address of the host that keeps the files of a project's first dependency: an index may keep them on another
+/// host than itself.
+pub(super) fn file_hosts(context: &Context<'_>, requirements: &str) -> Result<Vec<String>, BuildError> {
+    let first = requirements.lines().next().unwrap_or_default();
+    let end = first.find(|c: char| !c.is_ascii_alphanumeric() && !"-_.".contains(c)).unwrap_or(first.len());
+    let project = Project::fetch(&context.http, &context.registries.pypi()?, &first[..end])?;
+    Ok(project.and_then(|project| project.files.last().map(|file| file.url.clone())).into_iter().collect())
 }
 
 /// Resolves requirements to a lock.
@@ -59,7 +72,8 @@ pub(super) fn resolve_requirements(
     let work = context.work()?;
     fs::write(work.path().join(REQUEST), wanted).map_err(failed("write to", work.path()))?;
     context.progress.step("resolving Python packages");
-    let arguments = ["compile", "--generate-hashes", "--no-header", "--no-annotate", "-o", REQUIREMENTS, REQUEST];
+    let arguments =
+        ["compile", "--generate-hashes", "--no-header", "--no-annotate", "-o", REQUIREMENTS, REQUEST];
     let outcome = uv(context, &runtime, (work.path(), APP), &arguments, &hosts)?;
     if !outcome.status.success() {
         return Err(unresolved(context, &outcome));
@@ -81,21 +95,26 @@ pub(super) fn install(context: &Context<'_>, lock: &Lock, tree: &Path) -> Result
     for (program, script) in &programs {
         entry_points::write_script(tree, program, script)?;
     }
-    let command_of = |program: &String| vec![python::PROGRAM.to_owned(), entry_points::path_of(program)];
     let command = match programs.keys().find(|program| normalised(program) == own) {
-        Some(program) => command_of(program),
-        None if programs.len() == 1 => programs.keys().next().map(command_of).unwrap_or_default(),
+        Some(program) => entry_points::command_of(program),
+        None if programs.len() == 1 => {
+            programs.keys().next().map(|program| entry_points::command_of(program)).unwrap_or_default()
+        }
         // A package without scripts may still be a module that runs: `python -m`.
-        None => entry_points::main_module(tree, &own).map_or_else(Vec::new, |module| {
-            vec![python::PROGRAM.to_owned(), "-m".to_owned(), module]
-        }),
+        None => entry_points::main_module(tree, &own)
+            .map_or_else(Vec::new, |module| vec![python::PROGRAM.to_owned(), "-m".to_owned(), module]),
     };
-    let programs = programs.keys().map(|program| (program.clone(), command_of(program))).collect();
+    let programs =
+        programs.keys().map(|program| (program.clone(), entry_points::command_of(program))).collect();
     Ok(Contents { programs, command, ..installed })
 }
 
 /// Installs the packages of a lock, and says what every Python image has in common.
-pub(super) fn install_locked(context: &Context<'_>, lock: &Lock, tree: &Path) -> Result<Contents, BuildError> {
+pub(super) fn install_locked(
+    context: &Context<'_>,
+    lock: &Lock,
+    tree: &Path,
+) -> Result<Contents, BuildError> {
     let root = lock.runtime.root(context)?;
     lock.runtime.install(context, tree)?;
     let requirements = lock.files.get(REQUIREMENTS).map(String::as_str).unwrap_or_default();

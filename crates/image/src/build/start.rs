@@ -26,7 +26,9 @@ pub(super) fn command(
         return Ok(command);
     }
     let (name, program) = match &request.source {
-        Source::Npm { name, program, .. } | Source::Pypi { name, program, .. } => (name.as_str(), program.as_deref()),
+        Source::Npm { name, program, .. } | Source::Pypi { name, program, .. } => {
+            (name.as_str(), program.as_deref())
+        }
         _ => ("", None),
     };
     match program {

@@ -20,7 +20,8 @@ pub(super) fn nearest<'a>(wanted: &str, known: impl IntoIterator<Item = &'a str>
         let version = numbers(version);
         wanted.iter().zip(&version).take_while(|(a, b)| a == b).count()
     };
-    let mut ranked: Vec<_> = known.into_iter().map(|version| (shared(version), numbers(version), version)).collect();
+    let mut ranked: Vec<_> =
+        known.into_iter().map(|version| (shared(version), numbers(version), version)).collect();
     ranked.sort();
     ranked.dedup();
     ranked.into_iter().rev().take(SUGGESTED).map(|(_, _, version)| version.to_owned()).collect()

@@ -171,7 +171,8 @@ fn set_attributes(path: &CStr, attributes: u64) -> io::Result<()> {
 }
 
 fn raise_loopback() -> io::Result<()> {
-    let socket = rustix::net::socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+    let socket =
+        rustix::net::socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
     // SAFETY: zeroes are a valid `ifreq`; the interface's name is shorter than its field.
     let result = unsafe {
         let mut request: libc::ifreq = std::mem::zeroed();
@@ -185,7 +186,8 @@ fn raise_loopback() -> io::Result<()> {
 
 /// Makes the socket that the proxy outside accepts on, the only thing that leads out of this network.
 fn pass_listener(report: &OwnedFd) -> io::Result<()> {
-    let socket = rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    let socket =
+        rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
     rustix::net::bind(&socket, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, PROXY_PORT))?;
     rustix::net::listen(&socket, LISTEN_BACKLOG)?;
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -242,8 +244,7 @@ fn drop_privileges(plan: &Plan) -> io::Result<()> {
 
 fn close_on_exec() -> io::Result<()> {
     // SAFETY: takes numbers only; marking files changes nothing before the exec.
-    let result =
-        unsafe { libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    let result = unsafe { libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 

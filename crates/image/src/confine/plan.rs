@@ -131,8 +131,7 @@ pub(super) struct Report(OwnedFd);
 
 /// Makes the channel: our end, and the child's.
 pub(super) fn channel() -> io::Result<(Report, OwnedFd)> {
-    let (ours, childs) =
-        socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    let (ours, childs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
     Ok((Report(ours), childs))
 }
 

@@ -39,7 +39,8 @@ pub(super) fn parse(head: &[u8]) -> Option<Request> {
     let mut rewritten = format!("{method} {path} {version}\r\nConnection: close\r\n");
     for field in fields.split("\r\n") {
         let name = field.split(':').next().unwrap_or_default().to_ascii_lowercase();
-        if !matches!(name.as_str(), "connection" | "proxy-connection" | "keep-alive" | "proxy-authorization") {
+        if !matches!(name.as_str(), "connection" | "proxy-connection" | "keep-alive" | "proxy-authorization")
+        {
             rewritten.push_str(field);
             rewritten.push_str("\r\n");
         }
@@ -76,9 +77,15 @@ mod tests {
     #[test]
     fn anything_else_is_no_request() {
         for head in [
-            "GET / HTTP/1.1\r\n\r\n", "CONNECT host HTTP/1.1\r\n\r\n", "CONNECT a:1@b:2 HTTP/1.1\r\n\r\n",
-            "CONNECT a:99999 HTTP/1.1\r\n\r\n", "GET http://u@h/ HTTP/1.1\r\n\r\n", "\r\n\r\n",
-            "GET ftp://a/ HTTP/1.1\r\n\r\n", "CONNECT a:1 HTTP/2\r\n\r\n", "GET http:///x HTTP/1.1\r\n\r\n",
+            "GET / HTTP/1.1\r\n\r\n",
+            "CONNECT host HTTP/1.1\r\n\r\n",
+            "CONNECT a:1@b:2 HTTP/1.1\r\n\r\n",
+            "CONNECT a:99999 HTTP/1.1\r\n\r\n",
+            "GET http://u@h/ HTTP/1.1\r\n\r\n",
+            "\r\n\r\n",
+            "GET ftp://a/ HTTP/1.1\r\n\r\n",
+            "CONNECT a:1 HTTP/2\r\n\r\n",
+            "GET http:///x HTTP/1.1\r\n\r\n",
         ] {
             assert_eq!(parse(head.as_bytes()), None, "{head:?}");
         }

@@ -108,3 +108,94 @@ fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
     }
     None
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A kernel of one loaded segment with the text `contents`, and a segment of notes.
+    fn kernel(contents: &[u8], note_owner: &[u8; 4], note_type: u32) -> Vec<u8> {
+        let mut elf = b"\x7fELF\x02\x01\x01".to_vec();
+        elf.resize(16, 0);
+        elf.extend([2, 0, 62, 0, 1, 0, 0, 0]);
+        for wide in [0x1000000u64, 64, 0x7777] {
+            elf.extend(wide.to_le_bytes());
+        }
+        elf.extend(0u32.to_le_bytes());
+        for half in [64u16, 56, 2, 64, 0, 0] {
+            elf.extend(half.to_le_bytes());
+        }
+        let notes_at = 64 + 2 * 56;
+        let text_at = notes_at + 20;
+        for (kind, offset, size) in [(1u32, text_at, contents.len()), (4, notes_at, 20)] {
+            elf.extend(kind.to_le_bytes());
+            elf.extend(7u32.to_le_bytes());
+            for wide in [offset as u64, 0, 0, size as u64, size as u64, 4] {
+                elf.extend(wide.to_le_bytes());
+            }
+        }
+        for word in [4u32, 4, note_type] {
+            elf.extend(word.to_le_bytes());
+        }
+        elf.extend(note_owner);
+        elf.extend(0x100u32.to_le_bytes());
+        elf.extend(contents);
+        elf
+    }
+
+    const BANNERS: &[u8] = b"..Linux version %s..Linux version 6.1.0-56-cloud-amd64 (x@y) gcc\0";
+
+    #[test]
+    fn a_bootable_kernel_is_recognised() {
+        let mut bytes = kernel(BANNERS, b"Xen\0", 18);
+        let length = bytes.len();
+        bytes.extend(b"debug information");
+        let kernel = Vmlinux::parse(&bytes).unwrap();
+        assert_eq!(kernel.version().as_deref(), Some("6.1.0-56-cloud-amd64"));
+        let part = kernel.boot_part();
+        assert_eq!(part.len(), length);
+        assert_eq!(part[0x28..0x30], [0; 8]);
+        assert!(Vmlinux::parse(&part).is_ok());
+    }
+
+    #[test]
+    fn other_files_are_refused_with_the_reason() {
+        assert!(matches!(Vmlinux::parse(&kernel(BANNERS, b"Xen\0", 17)), Err(ImageError::NoPvh)));
+        assert!(matches!(Vmlinux::parse(&kernel(BANNERS, b"GNU\0", 18)), Err(ImageError::NoPvh)));
+        assert!(matches!(Vmlinux::parse(b"MZ"), Err(ImageError::Malformed { .. })));
+        let mut arm = kernel(BANNERS, b"Xen\0", 18);
+        arm[18] = 183;
+        assert!(matches!(Vmlinux::parse(&arm), Err(ImageError::Malformed { .. })));
+        let whole = kernel(BANNERS, b"Xen\0", 18);
+        for length in 0..whole.len() {
+            assert!(Vmlinux::parse(&whole[..length]).is_err(), "{length}");
+        }
+    }
+
+    #[test]
+    fn a_version_that_is_no_file_name_is_not_believed() {
+        for banner in [
+            &b"Linux version 6/../../x "[..],
+            b"Linux version ..",
+            b"Linux version ",
+            b"Linux version 6.1\0 ",
+        ] {
+            let bytes = kernel(banner, b"Xen\0", 18);
+            assert_eq!(Vmlinux::parse(&bytes).unwrap().version(), None);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_damaged_kernel_is_survived(position in 0usize..200, value: u8, second in 0usize..200, other: u8) {
+            let mut bytes = kernel(BANNERS, b"Xen\0", 18);
+            bytes[position] = value;
+            bytes[second] = other;
+            if let Ok(kernel) = Vmlinux::parse(&bytes) {
+                let _ = (kernel.version(), kernel.boot_part());
+            }
+        }
+    }
+}

@@ -41,7 +41,8 @@ pub(super) fn decompress(mut frames: &[u8], limit: usize) -> Result<Vec<u8>, Ima
         }
         let packed = frames.get(..length).ok_or(malformed("it ends within a block"))?;
         frames = &frames[length..];
-        let count = block::decompress_into(packed, &mut chunk).map_err(|_| malformed("a block is damaged"))?;
+        let count =
+            block::decompress_into(packed, &mut chunk).map_err(|_| malformed("a block is damaged"))?;
         if out.len() + count > limit {
             return Err(ImageError::TooLarge { limit });
         }

@@ -29,7 +29,8 @@ impl ModInfo {
     pub fn parse(section: &[u8]) -> ModInfo {
         let mut info = ModInfo::default();
         for attribute in section.split(|&byte| byte == 0) {
-            let Some((key, value)) = std::str::from_utf8(attribute).ok().and_then(|text| text.split_once('='))
+            let Some((key, value)) =
+                std::str::from_utf8(attribute).ok().and_then(|text| text.split_once('='))
             else {
                 continue;
             };

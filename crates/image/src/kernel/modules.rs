@@ -167,7 +167,8 @@ impl Library {
 /// The module that a path such as `kernel/fs/erofs/erofs.ko.xz` holds.
 fn name_of_file(path: &Path) -> Option<String> {
     let file = path.file_name()?.to_str()?;
-    let stem = ["", ".xz", ".zst", ".gz"].iter().find_map(|ending| file.strip_suffix(&format!(".ko{ending}")))?;
+    let stem =
+        ["", ".xz", ".zst", ".gz"].iter().find_map(|ending| file.strip_suffix(&format!(".ko{ending}")))?;
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
     (!stem.is_empty() && stem.len() <= 64 && stem.bytes().all(allowed)).then(|| module_name(stem))
 }
@@ -198,7 +199,12 @@ impl Resolver<'_> {
         Ok(order)
     }
 
-    fn visit(&mut self, name: &str, path: &mut Vec<String>, order: &mut Vec<String>) -> Result<(), ModuleError> {
+    fn visit(
+        &mut self,
+        name: &str,
+        path: &mut Vec<String>,
+        order: &mut Vec<String>,
+    ) -> Result<(), ModuleError> {
         if order.iter().any(|done| done == name) || self.is_built_in(name) {
             return Ok(());
         }
@@ -263,3 +269,6 @@ impl Resolver<'_> {
         Ok(found)
     }
 }
+
+#[cfg(test)]
+mod tests;

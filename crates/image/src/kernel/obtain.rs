@@ -130,8 +130,8 @@ fn store_kernel(
     progress: &dyn Progress,
 ) -> Result<Kernel, KernelError> {
     progress.step("preparing the kernel");
-    let (version, vmlinux) = read_kernel(image)
-        .map_err(|source| KernelError::Image { path: image.to_owned(), source })?;
+    let (version, vmlinux) =
+        read_kernel(image).map_err(|source| KernelError::Image { path: image.to_owned(), source })?;
     let selection = match modules {
         Some(folder) => modules::select(folder)
             .map_err(|source| KernelError::Modules { version: version.clone(), source })?,

@@ -16,6 +16,9 @@ const FORMAT: u32 = 1;
 /// How many initramfs files of other agents are kept for each kernel.
 const OTHERS_KEPT: usize = 4;
 
+/// The mode of what a VMM opens: it may run as another user, who is handed the open file.
+const BOOTED: u32 = 0o444;
+
 const VMLINUX: &str = "vmlinux";
 const MODULES: &str = "modules";
 const ORDER: &str = "order";
@@ -110,7 +113,7 @@ impl Store {
             }
             let modules = making.path().join(MODULES);
             fs::create_dir(&modules)?;
-            fs::write(making.path().join(VMLINUX), vmlinux)?;
+            partial::write_atomically_with_mode(&making.path().join(VMLINUX), vmlinux, BOOTED)?;
             fs::write(modules.join(ORDER), &order)?;
             for module in &selection.modules {
                 fs::write(modules.join(&module.file), &module.bytes)?;
@@ -147,7 +150,7 @@ impl Store {
             let build = || -> io::Result<()> {
                 let (modules, order) = read_modules(&folder.join(MODULES))?;
                 let archive = initramfs::build(agent, &modules, &order);
-                partial::write_atomically(&kernel.initramfs, &lz4::compress(&archive))?;
+                partial::write_atomically_with_mode(&kernel.initramfs, &lz4::compress(&archive), BOOTED)?;
                 remove_others(&folder, &kernel.initramfs)
             };
             build().map_err(|source| KernelError::Store { path: folder.clone(), source })?;

@@ -276,8 +276,14 @@ mod tests {
     fn the_mirror_of_apt_is_used_and_not_its_security_archive() {
         let files = Files::new(&[
             ("etc/apt/sources.list", "deb http://vendor.test/apt cloud main\n"),
-            ("etc/apt/sources.list.d/a.sources", "Types: deb\nURIs: http://s.test/security\nSuites: x-security\nComponents: main\n"),
-            ("etc/apt/sources.list.d/b.sources", "Types: deb\nURIs: http://mirror.test/debian\nSuites: trixie\nComponents: main\n"),
+            (
+                "etc/apt/sources.list.d/a.sources",
+                "Types: deb\nURIs: http://s.test/security\nSuites: x-security\nComponents: main\n",
+            ),
+            (
+                "etc/apt/sources.list.d/b.sources",
+                "Types: deb\nURIs: http://mirror.test/debian\nSuites: trixie\nComponents: main\n",
+            ),
             ("etc/apt/sources.list.d/c.save", "deb http://old.test/debian trixie main\n"),
         ]);
         let base = Registries::default().debian_on(&files.host(NONE)).unwrap();
@@ -287,7 +293,9 @@ mod tests {
 
     #[test]
     fn what_is_no_address_is_an_error_that_names_its_origin() {
-        for text in ["", "ftp://x/", "http://", "https:///path", "http://h/a b", "http://h/?q", "h/x", "http://h/\n"] {
+        for text in
+            ["", "ftp://x/", "http://", "https:///path", "http://h/a b", "http://h/?q", "h/x", "http://h/\n"]
+        {
             assert!(Base::parse(text, "here").is_err(), "{text:?}");
         }
         let configured = Registries { debian: Some("nonsense".to_owned()), ..Registries::default() };
@@ -302,7 +310,11 @@ mod tests {
     fn defaults_are_well_formed() {
         let host = Files::new(&[]);
         let plain = Registries::default();
-        for base in [plain.npm_on(&host.host(NONE)), plain.pypi_on(&host.host(NONE)), plain.debian_on(&host.host(NONE))] {
+        for base in [
+            plain.npm_on(&host.host(NONE)),
+            plain.pypi_on(&host.host(NONE)),
+            plain.debian_on(&host.host(NONE)),
+        ] {
             let base = base.unwrap();
             assert!(base.is_encrypted() && base.as_str().ends_with('/'));
         }

@@ -91,7 +91,9 @@ pub enum DebianError {
         keyring: PathBuf,
     },
     /// Nothing would vouch for what the mirror delivers.
-    #[error("cannot verify {url}: install gpgv and debian-archive-keyring, or name an https mirror in CASEMATE_DEBIAN_MIRROR")]
+    #[error(
+        "cannot verify {url}: install gpgv and debian-archive-keyring, or name an https mirror in CASEMATE_DEBIAN_MIRROR"
+    )]
     Unverifiable {
         /// The release file.
         url: String,

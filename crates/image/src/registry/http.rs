@@ -199,9 +199,7 @@ impl Http {
                 let body = response.into_body();
                 Ok(SizedBody { length: body.content_length(), reader: body.into_reader() })
             }
-            Err(ureq::Error::StatusCode(status)) => {
-                Err(HttpError::Status { url: display_name(url), status })
-            }
+            Err(ureq::Error::StatusCode(status)) => Err(HttpError::Status { url: display_name(url), status }),
             Err(source) => Err(HttpError::Transport { url: display_name(url), source: Box::new(source) }),
         }
     }

@@ -55,7 +55,9 @@ impl Project {
         let file = |(attributes, rest): (&str, &str)| {
             let name = unescape(rest.split('<').next()?.trim());
             let (address, fragment) = match attribute(attributes, "href")? {
-                href if href.contains('#') => href.split_once('#').map(|(a, f)| (a.to_owned(), f.to_owned()))?,
+                href if href.contains('#') => {
+                    href.split_once('#').map(|(a, f)| (a.to_owned(), f.to_owned()))?
+                }
                 href => (href, String::new()),
             };
             let digest = fragment.strip_prefix("sha256=").and_then(Digest::from_hex);
@@ -114,7 +116,11 @@ fn attribute(attributes: &str, name: &str) -> Option<String> {
 }
 
 fn unescape(text: &str) -> String {
-    text.replace("&lt;", "<").replace("&gt;", ">").replace("&quot;", "\"").replace("&#x27;", "'").replace("&amp;", "&")
+    text.replace("&lt;", "<")
+        .replace("&gt;", ">")
+        .replace("&quot;", "\"")
+        .replace("&#x27;", "'")
+        .replace("&amp;", "&")
 }
 
 /// An address of a page that may be relative to it (RFC 3986, section 5.2, without query and fragment).

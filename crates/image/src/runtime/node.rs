@@ -39,12 +39,18 @@ pub(crate) fn lock(context: &Context<'_>) -> Result<RuntimeLock, BuildError> {
     Ok(RuntimeLock::new(Runtime::Node, parts, tools))
 }
 
-pub(crate) fn unpack(context: &Context<'_>, pin: &Pin, file: &Path, tree: &mut Tree) -> Result<(), BuildError> {
+pub(crate) fn unpack(
+    context: &Context<'_>,
+    pin: &Pin,
+    file: &Path,
+    tree: &mut Tree,
+) -> Result<(), BuildError> {
     let map: &dyn Fn(&Path) -> Option<PathBuf> = match pin.name.as_str() {
         NODE => &|path| (path == Path::new("package/bin/node")).then(|| PathBuf::from("usr/bin/node")),
         NPM => &|path| {
             let path = path.strip_prefix("package").ok()?;
-            let is_wanted = ["bin", "lib", "node_modules", "package.json"].iter().any(|name| path.starts_with(name));
+            let is_wanted =
+                ["bin", "lib", "node_modules", "package.json"].iter().any(|name| path.starts_with(name));
             is_wanted.then(|| Path::new("opt/npm").join(path))
         },
         _ => return debian::unpack(pin, file, tree, &|_| true),

@@ -25,9 +25,25 @@ use crate::store::Runtime;
 /// The interpreter's packages and their libraries. Listed, not resolved: Debian's dependencies bring a package
 /// manager's worth of what only an installation needs.
 const PACKAGES: [&str; 20] = [
-    "libc6", "libc-bin", "libgcc-s1", "libstdc++6", "python3.13-minimal", "libpython3.13-minimal",
-    "libpython3.13-stdlib", "zlib1g", "libexpat1", "libssl3t64", "libsqlite3-0", "libffi8", "libbz2-1.0", "liblzma5",
-    "libuuid1", "libreadline8t64", "libtinfo6", "libncursesw6", "libzstd1",
+    "libc6",
+    "libc-bin",
+    "libgcc-s1",
+    "libstdc++6",
+    "python3.13-minimal",
+    "libpython3.13-minimal",
+    "libpython3.13-stdlib",
+    "zlib1g",
+    "libexpat1",
+    "libssl3t64",
+    "libsqlite3-0",
+    "libffi8",
+    "libbz2-1.0",
+    "liblzma5",
+    "libuuid1",
+    "libreadline8t64",
+    "libtinfo6",
+    "libncursesw6",
+    "libzstd1",
     "tzdata",
 ];
 
@@ -61,14 +77,22 @@ pub(crate) fn lock(context: &Context<'_>) -> Result<RuntimeLock, BuildError> {
     Ok(RuntimeLock::new(Runtime::Python, debian::pins(packages), Pins(vec![newest_uv(context)?])))
 }
 
-pub(crate) fn unpack(context: &Context<'_>, pin: &Pin, file: &Path, tree: &mut Tree) -> Result<(), BuildError> {
+pub(crate) fn unpack(
+    context: &Context<'_>,
+    pin: &Pin,
+    file: &Path,
+    tree: &mut Tree,
+) -> Result<(), BuildError> {
     if pin.name == UV {
         return unpack_uv(context, file, tree);
     }
     debian::unpack(pin, file, tree, &|path| {
         let Ok(library) = path.strip_prefix("usr/lib/python3.13") else {
-            return path.starts_with("usr/lib") || path.starts_with("usr/lib64") || path.starts_with("usr/bin/python3.13")
-                || path.starts_with("usr/share/zoneinfo") || path.starts_with("etc/python3.13");
+            return path.starts_with("usr/lib")
+                || path.starts_with("usr/lib64")
+                || path.starts_with("usr/bin/python3.13")
+                || path.starts_with("usr/share/zoneinfo")
+                || path.starts_with("etc/python3.13");
         };
         !UNWANTED.iter().any(|name| library.starts_with(name)) && !library.starts_with("__pycache__")
     })
@@ -76,14 +100,20 @@ pub(crate) fn unpack(context: &Context<'_>, pin: &Pin, file: &Path, tree: &mut T
 
 /// Makes the unpacked packages a working interpreter: its usual name, and compiled modules.
 pub(crate) fn finish(context: &Context<'_>, root: &Path) -> Result<(), BuildError> {
-    let name = root.join(PROGRAM.trim_start_matches('/'));
-    std::os::unix::fs::symlink("python3.13", &name).map_err(failed("create", &name))?;
+    for name in ["usr/bin/python3", "usr/bin/python"] {
+        let name = root.join(name);
+        std::os::unix::fs::symlink("python3.13", &name).map_err(failed("create", &name))?;
+    }
     let packages = root.join(PACKAGES_FOLDER.trim_start_matches('/'));
     fs::create_dir_all(&packages).map_err(failed("create", &packages))?;
     context.progress.step("compiling Python's library");
     let outcome = compile(context, root, &root.join("usr/lib/python3.13"), "/usr/lib/python3.13")?;
     if !outcome.status.success() {
-        return Err(BuildError::Installer { installer: "python", ending: outcome.ending(), log: context.log_path() });
+        return Err(BuildError::Installer {
+            installer: "python",
+            ending: outcome.ending(),
+            log: context.log_path(),
+        });
     }
     Ok(())
 }
@@ -96,13 +126,31 @@ pub(crate) fn compile(
     folder: &Path,
     inside: &str,
 ) -> Result<Outcome, BuildError> {
-    let argv = ["/usr/bin/python3.13", "-I", "-m", "compileall", "-q", "-f", "-j", "0", "--invalidation-mode", "unchecked-hash", inside];
+    let argv = [
+        "/usr/bin/python3.13",
+        "-I",
+        "-m",
+        "compileall",
+        "-q",
+        "-f",
+        "-j",
+        "0",
+        "--invalidation-mode",
+        "unchecked-hash",
+        inside,
+    ];
     let argv = argv.map(str::to_owned);
     // The order of a set's members, which compiled code holds, must not change from run to run.
     let env = [("PYTHONHASHSEED".to_owned(), "0".to_owned())];
     let limits = confine::Limits { time: COMPILE_TIME, ..confine::Limits::default() };
     let confinement = Confinement {
-        root, folders: &[(folder, inside)], argv: &argv, env: &env, cwd: "/", endpoints: &[], limits,
+        root,
+        folders: &[(folder, inside)],
+        argv: &argv,
+        env: &env,
+        cwd: "/",
+        endpoints: &[],
+        limits,
     };
     context.run(&confinement)
 }
@@ -126,7 +174,8 @@ fn unpack_uv(context: &Context<'_>, wheel: &Path, tree: &mut Tree) -> Result<(),
     let file = File::open(wheel).map_err(failed("open", wheel))?;
     let mut archive = zip::ZipArchive::new(file).map_err(|_| missing())?;
     let names = archive.file_names().filter_map(Result::ok);
-    let name = names.map(|name| name.into_owned()).find(|name| name.ends_with("/scripts/uv")).ok_or_else(missing)?;
+    let name =
+        names.map(|name| name.into_owned()).find(|name| name.ends_with("/scripts/uv")).ok_or_else(missing)?;
     let program = archive.by_name(&name).map_err(|_| missing())?;
     let mut bounded = program.take(Limits::default().bytes);
     let path = PathBuf::from(UV_PROGRAM.trim_start_matches('/'));

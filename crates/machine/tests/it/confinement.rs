@@ -1,8 +1,8 @@
 //! A VMM that its guest has taken over: a program with the VMM's user, descriptors and confinement tries
 //! what such a guest would try. Without the barrier the same program succeeds at everything.
 
-use casemate_machine::backend::qemu::confine::{Confinement, vmm_uid};
 use casemate_machine::Home;
+use casemate_machine::backend::qemu::confine::{Confinement, vmm_uid};
 use casemate_proto::ids::Cid;
 use std::{
     collections::BTreeMap,

@@ -148,9 +148,6 @@ impl Shared {
     /// the rest may still be answered.
     pub fn close_input(&self, reason: CloseReason, unfinished: Option<Call>) {
         let mut state = self.lock();
-        if state.input_closed.is_some() {
-            return;
-        }
         let broke = matches!(reason, CloseReason::WriteFailed(_));
         let unsent = state.waiting.iter().filter(|(_, waiting)| !waiting.sent).map(|(call, _)| *call);
         let unsent: Vec<_> = unsent.chain(unfinished).collect();
@@ -160,7 +157,7 @@ impl Shared {
                 waiting.fail(&reason);
             }
         }
-        state.input_closed = Some(reason);
+        state.input_closed.get_or_insert(reason);
         drop(state);
         if broke {
             self.input_broke.notify_one();

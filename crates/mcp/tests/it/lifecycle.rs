@@ -1,11 +1,12 @@
 //! How requests and conversations end.
 
+use casemate_mcp::Conversation;
 use casemate_mcp::client::{CloseReason, RequestError};
 use casemate_mcp::multiplex::Refused;
-use serde_json::json;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 
-use super::peer::{LONG, Peer, SHORT, legacy, options, params, response, result};
+use super::peer::{LONG, Peer, SHORT, initialize_result, legacy, options, params, response, result};
 
 #[tokio::test]
 async fn a_server_that_dies_fails_the_open_request_at_once() {
@@ -122,6 +123,30 @@ async fn closing_writes_what_is_queued_and_waits_for_the_server() {
 }
 
 #[tokio::test]
+async fn closing_ends_one_direction_of_a_stream_that_has_two() {
+    let (ours, theirs) = tokio::io::duplex(1 << 10);
+    let (reader, writer) = tokio::io::split(ours);
+    let serve = async {
+        let (input, mut output) = tokio::io::split(theirs);
+        let mut lines = BufReader::new(input).lines();
+        let request: Value = serde_json::from_str(&lines.next_line().await.unwrap().unwrap()).unwrap();
+        let line = format!("{}\n", response(&request["id"], initialize_result("2025-11-25")));
+        output.write_all(line.as_bytes()).await.unwrap();
+        let mut heard = 0;
+        while lines.next_line().await.unwrap().is_some() {
+            heard += 1;
+        }
+        assert_eq!(heard, 1, "the server hears that it is initialised, then the end");
+    };
+    let lead = async {
+        let conversation = Conversation::open(reader, writer, options()).await.unwrap();
+        conversation.close(LONG).await
+    };
+    let (reason, ()) = tokio::join!(lead, serve);
+    assert!(matches!(reason, CloseReason::ServerClosed), "{reason:?}");
+}
+
+#[tokio::test]
 async fn a_server_that_does_not_close_is_left_after_the_grace() {
     let (conversation, _peer) = legacy(options()).await;
     let waiting = conversation.clone();
@@ -174,7 +199,7 @@ async fn line_breaks_in_params_do_not_break_the_line() {
 async fn an_opening_that_is_dropped_ends_the_conversation() {
     let (mut peer, reader, writer) = Peer::new();
     tokio::select! {
-        opened = casemate_mcp::Conversation::open(reader, writer, options()) => panic!("{opened:?}"),
+        opened = Conversation::open(reader, writer, options()) => panic!("{opened:?}"),
         _ = peer.expect("initialize") => {}
     }
     assert_eq!(peer.drain().await, "");

@@ -17,7 +17,7 @@ fn echo_gives_message_and_time_in_indented_json() {
     assert!(text(&answer).starts_with("{\n  \"message\""), "{answer}");
     assert_eq!(data(&answer)["message"], "\u{1f600} \"q\"\n");
     let timestamp = data(&answer)["timestamp"].as_str().unwrap().to_owned();
-    assert!(timestamp.len() == 24 && timestamp.ends_with('Z') && timestamp > "2025".to_owned());
+    assert!(timestamp.len() == 24 && timestamp.ends_with('Z') && timestamp.as_str() > "2025");
 }
 
 #[test]

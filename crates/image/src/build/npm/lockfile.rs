@@ -26,11 +26,14 @@ impl Lockfile {
     }
 
     pub(crate) fn parse(text: impl AsRef<[u8]>) -> Result<Self, String> {
-        let lockfile: Map<String, Value> = serde_json::from_slice(text.as_ref()).map_err(|error| error.to_string())?;
+        let lockfile: Map<String, Value> =
+            serde_json::from_slice(text.as_ref()).map_err(|error| error.to_string())?;
         let packages = lockfile.get("packages").and_then(Value::as_object);
         match packages {
             None => Err("it has no packages; write it with npm 7 or later".to_owned()),
-            Some(packages) if packages.len() > PACKAGES => Err(format!("it has more than {PACKAGES} packages")),
+            Some(packages) if packages.len() > PACKAGES => {
+                Err(format!("it has more than {PACKAGES} packages"))
+            }
             Some(packages) => match packages.keys().find(|place| !is_place(place)) {
                 Some(place) => Err(format!("{place:?} is no place of a package")),
                 None => Ok(Self(lockfile)),
@@ -114,7 +117,9 @@ fn name_of(place: &str) -> Option<String> {
 
 /// Whether a key of `packages` is the root or a path inside the tree.
 fn is_place(place: &str) -> bool {
-    place.len() < 4096 && !place.starts_with('/') && place.split('/').all(|part| part != ".." && !part.contains('\0'))
+    place.len() < 4096
+        && !place.starts_with('/')
+        && place.split('/').all(|part| part != ".." && !part.contains('\0'))
 }
 
 #[cfg(test)]
@@ -136,7 +141,10 @@ mod tests {
         assert_eq!(one.pin_root("@a/b"), Some("1.2.3".to_owned()));
         assert_eq!(one.pin_root("missing"), None);
         assert!(one.to_text().contains(r#""dependencies":{"@a/b":"1.2.3"}"#));
-        assert_ne!(one.identity(), Lockfile::parse(&LOCK.replace("sha512-C", "sha512-X")).unwrap().identity());
+        assert_ne!(
+            one.identity(),
+            Lockfile::parse(&LOCK.replace("sha512-C", "sha512-X")).unwrap().identity()
+        );
     }
 
     #[test]

@@ -26,6 +26,14 @@ pub(crate) struct Manifest {
     scripts: BTreeMap<String, Value>,
     #[serde(default)]
     directories: BTreeMap<String, Value>,
+    #[serde(default)]
+    dependencies: BTreeMap<String, Value>,
+    #[serde(default, rename = "optionalDependencies")]
+    optional_dependencies: BTreeMap<String, Value>,
+    #[serde(default, rename = "peerDependencies")]
+    peer_dependencies: BTreeMap<String, Value>,
+    #[serde(default)]
+    workspaces: Value,
 }
 
 impl Manifest {
@@ -47,6 +55,14 @@ impl Manifest {
     /// The file that `require` of the package would load.
     pub(crate) fn main(&self) -> Option<&str> {
         self.main.as_deref()
+    }
+
+    /// Whether it depends on anything.
+    pub(crate) fn needs_packages(&self) -> bool {
+        [&self.dependencies, &self.optional_dependencies, &self.peer_dependencies]
+            .iter()
+            .any(|list| !list.is_empty())
+            || !self.workspaces.is_null()
     }
 
     /// The text of a script.
@@ -106,7 +122,8 @@ pub(crate) fn start_of(folder: &Path, inside: &str, file: &str) -> Option<Vec<St
     let count = files::open_below(folder, Path::new(file)).and_then(|mut file| file.read(&mut head)).ok()?;
     let head = &head[..count];
     let path = format!("{inside}/{file}");
-    let interpreter = head.strip_prefix(b"#!").map(|rest| rest.split(|&byte| byte == b'\n').next().unwrap_or(rest));
+    let interpreter =
+        head.strip_prefix(b"#!").map(|rest| rest.split(|&byte| byte == b'\n').next().unwrap_or(rest));
     let is_node = interpreter.is_none_or(|line| line.windows(4).any(|window| window == b"node"));
     if is_node && !head.starts_with(b"\x7fELF") {
         return Some(vec![node::PROGRAM.to_owned(), path]);
@@ -119,7 +136,8 @@ fn unscoped(name: &str) -> &str {
 }
 
 fn is_inside(path: &str) -> bool {
-    !path.is_empty() && Path::new(path).components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
+    !path.is_empty()
+        && Path::new(path).components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ const ENTRY_POINTS_BYTES: u64 = 1 << 20;
 
 /// What a program calls: a function of a module.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Script {
+pub(in crate::build) struct Script {
     module: String,
     function: String,
 }
@@ -36,17 +36,30 @@ pub(super) fn main_module(tree: &Path, package: &str) -> Option<String> {
     files::open_below(&packages(tree), &main).ok().map(|_| module)
 }
 
+impl Script {
+    /// The module that it imports.
+    pub(in crate::build) fn module(&self) -> &str {
+        &self.module
+    }
+}
+
+/// What starts a program.
+pub(in crate::build) fn command_of(program: &str) -> Vec<String> {
+    vec![python::PROGRAM.to_owned(), path_of(program)]
+}
+
 /// Where a program's script is, as a path inside.
-pub(super) fn path_of(program: &str) -> String {
+fn path_of(program: &str) -> String {
     format!("/usr/local/bin/{program}")
 }
 
 /// Writes the script that starts a program.
-pub(super) fn write_script(tree: &Path, program: &str, script: &Script) -> Result<(), FilesError> {
+pub(in crate::build) fn write_script(tree: &Path, program: &str, script: &Script) -> Result<(), FilesError> {
     let path = tree.join(path_of(program).trim_start_matches('/'));
     let Script { module, function } = script;
     let first = function.split('.').next().unwrap_or(function);
-    let text = format!("#!{}\nimport sys\nfrom {module} import {first}\nsys.exit({function}())\n", python::PROGRAM);
+    let text =
+        format!("#!{}\nimport sys\nfrom {module} import {first}\nsys.exit({function}())\n", python::PROGRAM);
     fs::write(&path, text).map_err(failed("write", &path))?;
     fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755))
         .map_err(failed("change the mode of", &path))
@@ -69,13 +82,14 @@ fn info_folder(packages: &Path, package: &str) -> Result<Option<String>, FilesEr
 }
 
 /// Reads the section `console_scripts`.
-pub(super) fn parse(text: &str) -> BTreeMap<String, Script> {
+fn parse(text: &str) -> BTreeMap<String, Script> {
     let mut scripts = BTreeMap::new();
     let mut is_wanted = false;
     for line in text.lines().map(str::trim) {
         if let Some(section) = line.strip_prefix('[') {
             is_wanted = section.trim_end_matches(']').trim() == "console_scripts";
-        } else if is_wanted && let Some((name, target)) = line.split_once('=')
+        } else if is_wanted
+            && let Some((name, target)) = line.split_once('=')
             && let Some(script) = script(target)
             && crate::source::is_program_name(name.trim())
         {
@@ -86,7 +100,7 @@ pub(super) fn parse(text: &str) -> BTreeMap<String, Script> {
 }
 
 /// Reads `module:function [extras]`.
-pub(super) fn script(target: &str) -> Option<Script> {
+pub(in crate::build) fn script(target: &str) -> Option<Script> {
     let (module, function) = target.split('[').next()?.trim().split_once(':')?;
     let (module, function) = (module.trim(), function.trim());
     (is_dotted_name(module) && is_dotted_name(function))
@@ -96,7 +110,8 @@ pub(super) fn script(target: &str) -> Option<Script> {
 /// Whether this is a name of Python and nothing that its parser would take for more.
 fn is_dotted_name(name: &str) -> bool {
     name.split('.').all(|part| {
-        part.starts_with(|c: char| c.is_alphabetic() || c == '_') && part.chars().all(|c| c.is_alphanumeric() || c == '_')
+        part.starts_with(|c: char| c.is_alphabetic() || c == '_')
+            && part.chars().all(|c| c.is_alphanumeric() || c == '_')
     })
 }
 
@@ -109,7 +124,8 @@ mod tests {
         let text = "[gui_scripts]\nwindow = a:b\n\n[console_scripts]\n; note\nserver = pkg.cli:main [extra]\nother=pkg:App.run\n\
                     evil = os:system('x')\n../up = pkg:main\nbad = pkg\n[other]\nx = y:z\n";
         let scripts = parse(text);
-        let expected = |module: &str, function: &str| Script { module: module.into(), function: function.into() };
+        let expected =
+            |module: &str, function: &str| Script { module: module.into(), function: function.into() };
         assert_eq!(
             scripts,
             BTreeMap::from([

@@ -21,8 +21,11 @@ pub(super) fn parse(text: &str) -> Vec<Pinned> {
         };
         let (name, rest) = requirement.split_once("==")?;
         let version = rest.split([' ', ';']).next()?;
-        let mut digests: Vec<String> =
-            options.split_whitespace().filter_map(|option| option.strip_prefix("--hash=")).map(str::to_owned).collect();
+        let mut digests: Vec<String> = options
+            .split_whitespace()
+            .filter_map(|option| option.strip_prefix("--hash="))
+            .map(str::to_owned)
+            .collect();
         digests.sort();
         Some(Pinned { name: name.trim().to_owned(), version: version.to_owned(), digests })
     };

@@ -49,7 +49,8 @@ impl<'a> Cache<'a> {
         let keyring = Path::new(release::KEYRING);
         let (text, voucher) = release::trusted_text(&inrelease, &url, mirror.is_encrypted(), keyring)?;
         if voucher == Voucher::Transport {
-            self.progress.note("the archive's signature was not checked (no gpgv with Debian's keys); https vouches");
+            self.progress
+                .note("the archive's signature was not checked (no gpgv with Debian's keys); https vouches");
         }
         let entry = release::entry(&text, &pocket.suite, PACKAGES, Timestamp::now())
             .map_err(|problem| release::malformed(&url, problem))?;

@@ -8,7 +8,8 @@ use super::super::control::{Stanza, stanzas};
 use super::version;
 
 /// The fields that are kept.
-const KEPT: &[&str] = &["Package", "Version", "Depends", "Pre-Depends", "Provides", "Filename", "Size", "SHA256"];
+const KEPT: &[&str] =
+    &["Package", "Version", "Depends", "Pre-Depends", "Provides", "Filename", "Size", "SHA256"];
 /// The longest line of an index.
 const LONGEST_LINE: u64 = 1024 * 1024;
 /// The largest decompressed index. Debian's is 50 MB.

@@ -50,9 +50,7 @@ pub(super) fn trusted_text(
         Signature::Good(text) => Ok((text, Voucher::Signature)),
         Signature::Unknown if encrypted => Ok((unchecked, Voucher::Transport)),
         Signature::Unknown => Err(DebianError::Unverifiable { url: url.to_owned() }),
-        Signature::Bad => {
-            Err(DebianError::Signature { url: url.to_owned(), keyring: keyring.to_owned() })
-        }
+        Signature::Bad => Err(DebianError::Signature { url: url.to_owned(), keyring: keyring.to_owned() }),
     }
 }
 
@@ -165,7 +163,9 @@ mod tests {
 
     fn release(extra: &str) -> String {
         let hex = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
-        format!("Origin: Debian\nCodename: x\n{extra}MD5Sum:\n 0 1 main/P.xz\nSHA256:\n {hex} 12 main/P\n {hex}  345 main/P.xz\n")
+        format!(
+            "Origin: Debian\nCodename: x\n{extra}MD5Sum:\n 0 1 main/P.xz\nSHA256:\n {hex} 12 main/P\n {hex}  345 main/P.xz\n"
+        )
     }
 
     fn now() -> Timestamp {

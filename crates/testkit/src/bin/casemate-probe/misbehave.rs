@@ -58,12 +58,12 @@ pub fn before_message(mode: Misbehaviour) -> Option<Misbehaviour> {
     match mode {
         Misbehaviour::Garbage => {
             for line in [&b"Server starting..."[..], b"{\"jsonrpc\":", b"\xff\xfe\x00", b"[]", b"null", b""] {
-                write_line(line);
+                write_line(line.to_vec());
             }
             Some(mode)
         }
         Misbehaviour::LongLine => {
-            write_line(&vec![b'x'; LONG_LINE_BYTES]);
+            write_line(vec![b'x'; LONG_LINE_BYTES]);
             None
         }
         _ => None,

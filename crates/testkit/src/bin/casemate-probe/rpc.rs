@@ -250,6 +250,61 @@ fn classify(value: Value) -> Message {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    /// JSON that is nearly a message.
+    fn nearly() -> impl Strategy<Value = Value> {
+        let some = prop_oneof![
+            Just(Value::Null),
+            any::<i64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            ".{0,8}".prop_map(Value::from),
+            Just(json!("2.0")),
+            Just(json!({})),
+            Just(json!([])),
+        ];
+        let key = prop_oneof!["jsonrpc", "id", "method", "params", "result", "error", "[a-z]{1,3}"];
+        let message = proptest::collection::btree_map(key, some, 0..6)
+            .prop_map(|fields| Value::Object(fields.into_iter().collect()));
+        prop_oneof![3 => message.clone(), 1 => proptest::collection::vec(message, 0..3).prop_map(Value::Array)]
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            if let Err(error) = parse(&bytes) {
+                prop_assert!(matches!(error.kind, ErrorKind::Parse | ErrorKind::InvalidRequest));
+            }
+        }
+
+        #[test]
+        fn a_message_is_what_its_fields_say(value in nearly()) {
+            let Value::Object(fields) = value.clone() else {
+                prop_assert!(!matches!(parse(value.to_string().as_bytes()), Ok(Incoming::One(_))));
+                return Ok(());
+            };
+            let Ok(Incoming::One(message)) = parse(value.to_string().as_bytes()) else {
+                return Err(TestCaseError::fail("one object is one message"));
+            };
+            let (has_id, has_method) = (fields.contains_key("id"), fields.contains_key("method"));
+            match message {
+                Message::Request(request) => {
+                    prop_assert!(has_id && has_method);
+                    prop_assert_eq!(&Value::from(&request.id), &fields["id"]);
+                }
+                Message::Notification { method, .. } => {
+                    prop_assert!(!has_id);
+                    prop_assert_eq!(Value::from(method), fields["method"].clone());
+                }
+                Message::Response { .. } => {
+                    prop_assert!(!has_method && fields.contains_key("result") != fields.contains_key("error"));
+                }
+                Message::Invalid { id, .. } => {
+                    prop_assert!(id.is_none() || has_id);
+                }
+            }
+        }
+    }
 
     fn refused(text: &str) -> (Option<Id>, ErrorKind) {
         match parse(text.as_bytes()) {

@@ -63,17 +63,14 @@ pub fn serve(server: &Arc<Server>, misbehaviour: Option<Misbehaviour>) -> ExitCo
 }
 
 /// Writes a line to stdout, whole. Ends the process if nobody reads: there is nothing left to live for.
-pub fn write_line(line: &[u8]) {
+pub fn write_line(mut line: Vec<u8>) {
     static WRITING: Mutex<()> = Mutex::new(());
-    let mut line = line.to_vec();
     line.push(b'\n');
-    let writing = lock(&WRITING);
+    let _writing = lock(&WRITING);
     if let Err(error) = write_all(&line) {
-        // Another thread must not write into the middle of what was cut off here.
         eprintln!("casemate-probe: write stdout: {error}");
         std::process::exit(1);
     }
-    drop(writing);
 }
 
 fn write_all(mut bytes: &[u8]) -> rustix::io::Result<()> {
@@ -106,7 +103,7 @@ impl Stdout {
             *misbehaviour = misbehave::before_message(mode);
         }
         drop(misbehaviour);
-        write_line(message.to_string().as_bytes());
+        write_line(message.to_string().into_bytes());
     }
 }
 

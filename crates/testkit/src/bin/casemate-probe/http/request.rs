@@ -307,6 +307,7 @@ pub fn request_with(headers: &[(&str, &str)]) -> Request {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
     use std::net::TcpListener;
     use std::thread;
 
@@ -342,6 +343,24 @@ mod tests {
         match &read(bytes.as_bytes(), 10)[..] {
             [Err(refusal)] => refusal.status,
             other => panic!("{bytes:?} was taken as {other:?}"),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_head_is_read_or_refused(
+            bytes in prop_oneof![
+                proptest::collection::vec(any::<u8>(), 0..300),
+                "(GET|POST|X) [ -~]{0,20} HTTP/1\\.[01]\r\n([A-Za-z-]{0,18}: ?[ -~]{0,20}\r\n){0,6}\r\n[a-z]{0,4}"
+                    .prop_map(String::into_bytes),
+            ],
+        ) {
+            if let Ok(Some((request, length))) = parse_head(&bytes) {
+                prop_assert!(length <= bytes.len() && bytes[..length].ends_with(b"\n"));
+                prop_assert!(!request.method.is_empty());
+                // The length is decided or refused, never guessed.
+                let _ = body_length(&request);
+            }
         }
     }
 

@@ -99,7 +99,7 @@ pub const LOG_TO_STDOUT: Tool = Tool {
     hints: CHANGES,
     slow: false,
     run: |_, arguments| {
-        stdio::write_line(arguments.text("line").as_bytes());
+        stdio::write_line(arguments.text("line").as_bytes().to_vec());
         Ok(Reply::Text("printed".to_owned()))
     },
 };

@@ -82,7 +82,6 @@ fn require_input(call: &Call, method: &str) -> Result<Reply, Failure> {
     let state = format!("probe:{method}");
     let round = &call.round;
     let responses = match &round.responses {
-        None if round.state.is_none() => None,
         None => None,
         Some(Value::Object(responses)) => Some(responses),
         Some(_) => return Err(wrong("params.inputResponses must be an object".to_owned())),
