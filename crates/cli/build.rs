@@ -26,7 +26,9 @@ fn main() {
         }
     }
     let built = build(workspace);
-    for (variable, program) in [("CASEMATE_EMBEDDED_AGENT", "casemate-guest"), ("CASEMATE_EMBEDDED_PROBE", "casemate-probe")] {
+    for (variable, program) in
+        [("CASEMATE_EMBEDDED_AGENT", "casemate-guest"), ("CASEMATE_EMBEDDED_PROBE", "casemate-probe")]
+    {
         let path = built.join(program);
         println!("cargo::rerun-if-changed={}", path.display());
         println!("cargo::rustc-env={variable}={}", path.display());
@@ -39,18 +41,28 @@ fn build(workspace: &Path) -> PathBuf {
     let target = workspace.join("target/embedded");
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(workspace).args(["build", "--quiet", "--profile", PROFILE, "--target", TARGET]);
-    cargo.args(["-p", "casemate-guest", "-p", "casemate-testkit", "--bin", "casemate-guest", "--bin", "casemate-probe"]);
+    cargo.args([
+        "-p",
+        "casemate-guest",
+        "-p",
+        "casemate-testkit",
+        "--bin",
+        "casemate-guest",
+        "--bin",
+        "casemate-probe",
+    ]);
     cargo.arg("--target-dir").arg(&target);
     if workspace.join("Cargo.lock").exists() {
         cargo.arg("--locked");
     }
-    // What the outer build says about itself (flags, features, wrappers, targets) is not true of this one.
+    // What the outer build says about itself (flags, features, wrappers, targets) is not true of this one;
+    // what the user says about registries and the network is.
+    const USERS: [&str; 5] =
+        ["CARGO_HOME", "CARGO_HTTP_", "CARGO_NET_", "CARGO_REGISTRIES_", "CARGO_SOURCE_"];
     for (name, _) in env::vars_os() {
         let text = name.to_string_lossy();
-        let outer = ["CARGO_", "RUSTC", "RUSTFLAGS", "TARGET", "HOST", "PROFILE", "OUT_DIR", "OPT_LEVEL", "DEBUG"];
-        let kept = ["CARGO_HOME", "CARGO_HTTP_", "CARGO_NET_", "CARGO_REGISTRIES_", "CARGO_SOURCE_", "RUSTC_BOOTSTRAP"];
         let starts_with = |list: &[&str]| list.iter().any(|prefix| text.starts_with(prefix));
-        if starts_with(&outer) && !starts_with(&kept) {
+        if starts_with(&["CARGO_", "RUSTC", "RUSTFLAGS"]) && !starts_with(&USERS) {
             cargo.env_remove(&name);
         }
     }

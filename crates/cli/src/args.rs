@@ -34,62 +34,36 @@ pub struct Cli {
 #[command(next_help_heading = "Global options")]
 pub struct Global {
     /// Read this configuration (TOML or JSON) instead of the files in the home folder
-    #[arg(long, global = true, value_name = "FILE", env = "CASEMATE_CONFIG")]
+    #[arg(long, global = true, value_name = "FILE", env = "CASEMATE_CONFIG", hide_env_values = true)]
     pub config: Option<PathBuf>,
     /// Say nothing on standard error but errors
     #[arg(long, short, global = true)]
     pub quiet: bool,
 }
 
-/// Every command. The aliases under `mcp` are resolved by [`Command::canonical`].
+/// Every command.
 #[derive(Debug, Clone, PartialEq, Subcommand)]
 #[command(disable_help_subcommand = true)]
+#[allow(missing_docs)] // Each is documented by its arguments, whose documentation clap shows as its help.
 pub enum Command {
-    #[allow(missing_docs)] // Each variant is documented by its arguments, which clap shows as its help.
     Doctor(command::doctor::Doctor),
-    #[allow(missing_docs)]
     Add(Box<command::add::Add>),
-    #[allow(missing_docs)]
     Remove(command::remove::Remove),
-    #[allow(missing_docs)]
     List(command::list::List),
-    #[allow(missing_docs)]
     Image(command::image::Image),
-    #[allow(missing_docs)]
     Kernel(command::kernel::Kernel),
-    #[allow(missing_docs)]
     Launch(Box<command::launch::Launch>),
-    #[allow(missing_docs)]
     LaunchMany(Box<command::launch_many::LaunchMany>),
-    #[allow(missing_docs)]
     Status(command::status::Status),
-    #[allow(missing_docs)]
     Stop(command::stop::Stop),
-    #[allow(missing_docs)]
     Logs(command::logs::Logs),
-    #[allow(missing_docs)]
     Tools(Box<command::tools::Tools>),
-    #[allow(missing_docs)]
     Call(Box<command::call::Call>),
-    #[allow(missing_docs)]
     Run(Box<command::run::Run>),
-    #[allow(missing_docs)]
     Test(command::test::Test),
-    #[allow(missing_docs)]
     Mcp(command::mcp::Mcp),
-    /// Commands of later versions.
     #[command(flatten)]
     Later(command::later::Later),
-}
-
-impl Command {
-    /// Replaces the seeds' spelling of a command by our own.
-    pub fn canonical(self) -> Self {
-        match self {
-            Self::Mcp(mcp) => mcp.canonical(),
-            other => other,
-        }
-    }
 }
 
 #[cfg(test)]

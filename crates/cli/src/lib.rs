@@ -21,11 +21,11 @@ use args::Cli;
 use clap::Parser;
 use context::Context;
 use error::{Error, Kind, Outcome};
-use std::{process::ExitCode, rc::Rc};
+use std::rc::Rc;
 
 /// Parses the command line, does what it says, and ends the process: a thread may still be reading
 /// standard input or building an image.
-pub fn main() -> ExitCode {
+pub fn main() -> ! {
     // Prints help, version and usage errors itself and ends with 0 or 2.
     let cli = Cli::parse();
     let code = match run(cli) {
@@ -47,5 +47,9 @@ fn run(cli: Cli) -> Result<Outcome, Error> {
     let runtime = runtime.map_err(|error| Error::unavailable("cannot start").because(error))?;
     let local = tokio::task::LocalSet::new();
     let work = command::dispatch(cli.command, &context);
-    local.block_on(&runtime, interrupt::guard(work, engine::machines::gone(&context)))
+    let result = local.block_on(&runtime, interrupt::guard(work, engine::machines::gone(&context)));
+    drop(local);
+    // Not waiting for threads: one may read standard input until its writer closes it.
+    runtime.shutdown_background();
+    result
 }

@@ -12,13 +12,20 @@ use casemate_proto::frame::{FrameBuffer, Kind, encode};
 use casemate_proto::limits::{FRAME_BYTES, STDERR_TAIL_BYTES, STREAMS};
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::net::unix::pipe;
-use tokio::sync::{Mutex, OwnedSemaphorePermit};
+use tokio::sync::{Mutex, OwnedSemaphorePermit, watch};
+use tokio::time::timeout;
 
 /// Frames of one read of a pipe.
 const PIPE_READ_BYTES: usize = 32 << 10;
 const _: () = assert!(PIPE_READ_BYTES <= FRAME_BYTES);
+
+/// How long the pipes may stay open once the program has ended and its group was killed. Where groups go by
+/// descent, a process that left its session and lost its parent cannot be told from one of the server's; it
+/// lives until the server ends, and is not waited for.
+const PIPES_REST: Duration = Duration::from_secs(1);
 
 /// The most programs beside the server at once.
 pub const PROGRAMS: usize = STREAMS / 2;
@@ -47,7 +54,7 @@ pub fn start(agent: &Arc<Agent>, exec: Exec) -> Result<Running, Failure> {
 }
 
 /// Carries frames until the program has ended and everything of it was delivered, or the host is gone.
-/// `early` is what the host sent before it had the answer. Nothing that the program started outlives this.
+/// `early` is what the host sent before it had the answer. The program's group does not outlive this.
 pub async fn run(running: Running, stream: &mut Stream, early: &[u8]) -> io::Result<()> {
     let Running { child, _permit } = running;
     let Child { stdin, stdout, stderr, status, group, .. } = child;
@@ -59,17 +66,30 @@ pub async fn run(running: Running, stream: &mut Stream, early: &[u8]) -> io::Res
     let delivering = async {
         let ending = async {
             let ended = status.await.ok();
-            // Otherwise a program that it left behind would keep the pipes open.
+            // What it left behind would keep the pipes open.
             group.kill(false).await;
             ended
         };
-        let (ended, out, err) =
-            tokio::join!(ending, carry(stdout, Kind::Stdout, &output), carry(stderr, Kind::Stderr, &output));
-        out?;
+        let (cut, was_cut) = watch::channel(false);
+        let pipes = async {
+            let out = carry(stdout, Kind::Stdout, &output, was_cut.clone());
+            tokio::try_join!(out, carry(stderr, Kind::Stderr, &output, was_cut.clone()))
+        };
+        tokio::pin!(ending, pipes);
+        let (ended, (_, tail)) = tokio::select! {
+            carried = &mut pipes => (ending.await, carried?),
+            ended = &mut ending => match timeout(PIPES_REST, &mut pipes).await {
+                Ok(carried) => (ended, carried?),
+                Err(_) => {
+                    cut.send_replace(true);
+                    (ended, pipes.await?)
+                }
+            }
+        };
         let exit = Exit {
             code: ended.and_then(|status| status.exit_status()),
             signal: ended.and_then(|status| status.terminating_signal()),
-            stderr_tail: err?.text(),
+            stderr_tail: tail.text(),
         };
         let mut output = output.lock().await;
         output.write_all(&event_frame(&Event::Exited(exit))?).await?;
@@ -137,18 +157,24 @@ async fn gone(output: &Mutex<WriteHalf<&mut Stream>>) -> io::Error {
 #[error("frame of the guest's kinds from the host")]
 struct HostFrame;
 
-/// One pipe to frames, to its end; returns the last of it.
+/// One pipe to frames, to its end or, once it was cut, to where it is empty; returns the last of it.
 async fn carry(
     mut pipe: pipe::Receiver,
     kind: Kind,
     output: &Mutex<WriteHalf<&mut Stream>>,
+    mut cut: watch::Receiver<bool>,
 ) -> io::Result<Tail> {
     let mut buffer = vec![0; PIPE_READ_BYTES];
     let mut tail = Tail::default();
     let mut wire = Vec::new();
     loop {
+        let read = tokio::select! {
+            biased;
+            _ = cut.wait_for(|&cut| cut) => pipe.try_read(&mut buffer),
+            read = pipe.read(&mut buffer) => read,
+        };
         // A pipe that cannot be read is at its end.
-        let length = pipe.read(&mut buffer).await.unwrap_or(0);
+        let length = read.unwrap_or(0);
         if kind == Kind::Stderr {
             tail.push(&buffer[..length], STDERR_TAIL_BYTES);
         }

@@ -8,8 +8,8 @@ use tokio::sync::Notify;
 
 /// How much is kept; older entries are dropped for newer ones, and the server never waits.
 const KEPT_BYTES: usize = 256 << 10;
-/// What an event counts, so that a server that is restarted for ever does not fill the memory.
-const EVENT_BYTES: usize = 256;
+/// What an entry counts beyond its text, so that neither single bytes nor events fill the memory.
+const ENTRY_BYTES: usize = 128;
 
 /// One thing that happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,8 +23,9 @@ pub enum Entry {
 impl Entry {
     fn cost(&self) -> usize {
         match self {
-            Self::Stderr(bytes) => bytes.len(),
-            Self::Event(_) => EVENT_BYTES,
+            Self::Stderr(bytes) => ENTRY_BYTES + bytes.len(),
+            Self::Event(Event::Exited(exit)) => ENTRY_BYTES + exit.stderr_tail.len(),
+            Self::Event(_) => ENTRY_BYTES,
         }
     }
 }
@@ -158,21 +159,31 @@ mod tests {
 
     #[test]
     fn what_was_dropped_is_told_and_counted_if_nobody_had_it() {
+        // Two such entries are kept.
+        const HALF: usize = KEPT_BYTES / 2 - ENTRY_BYTES;
         let journal = Journal::default();
         let mut early = Cursor::default();
-        journal.push(stderr(1, KEPT_BYTES / 2));
+        journal.push(stderr(1, HALF));
         assert!(journal.try_next(&mut early).is_some());
         for byte in 2..6 {
-            journal.push(stderr(byte, KEPT_BYTES / 2));
+            journal.push(stderr(byte, HALF));
         }
         // The first was taken before it was dropped; the second and third were not.
-        assert_eq!(journal.lost_bytes(), KEPT_BYTES as u64);
-        let dropped = Entry::Event(Event::Dropped { bytes: KEPT_BYTES as u64 * 3 / 2 });
+        assert_eq!(journal.lost_bytes(), 2 * HALF as u64);
         let mut late = Cursor::default();
-        assert_eq!(journal.try_next(&mut late), Some(dropped));
-        assert_eq!(journal.try_next(&mut late), Some(stderr(4, KEPT_BYTES / 2)));
-        let dropped = Entry::Event(Event::Dropped { bytes: KEPT_BYTES as u64 });
-        assert_eq!(journal.try_next(&mut early), Some(dropped));
+        let dropped = |bytes| Some(Entry::Event(Event::Dropped { bytes }));
+        assert_eq!(journal.try_next(&mut late), dropped(3 * HALF as u64));
+        assert_eq!(journal.try_next(&mut late), Some(stderr(4, HALF)));
+        assert_eq!(journal.try_next(&mut early), dropped(2 * HALF as u64));
+    }
+
+    #[test]
+    fn single_bytes_do_not_fill_the_memory() {
+        let journal = Journal::default();
+        for _ in 0..KEPT_BYTES {
+            journal.push(stderr(1, 1));
+        }
+        assert!(lock(&journal.record).entries.len() <= KEPT_BYTES / ENTRY_BYTES);
     }
 
     #[test]

@@ -171,6 +171,8 @@ impl Uevents {
 pub mod virtio {
     /// A console, of which ports are a feature.
     pub const CONSOLE: u32 = 3;
+    /// A memory balloon.
+    pub const BALLOON: u32 = 5;
     /// A socket device.
     pub const SOCKET: u32 = 19;
 
@@ -182,5 +184,59 @@ pub mod virtio {
             u32::from_str_radix(text.trim().strip_prefix("0x")?, 16).ok()
         };
         folder.filter_map(kind).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::fs::{CWD, FileType, mknodat};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::time::{Duration, timeout};
+
+    /// A named pipe: what is written to it can be read from it, and `poll` works as on a device.
+    fn device() -> (tempfile::TempDir, Port) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("device");
+        mknodat(CWD, &path, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+        let port = Port::open(&path).unwrap();
+        (folder, port)
+    }
+
+    #[tokio::test]
+    async fn a_reader_is_woken_by_every_write() {
+        let (_folder, mut port) = device();
+        let mut buffer = [0; 8];
+        for round in 0..200u8 {
+            let waiting = timeout(Duration::from_millis(1), port.read(&mut buffer)).await;
+            assert!(waiting.is_err(), "read something out of nothing");
+            let writer = rustix::io::dup(&port.device).unwrap();
+            let (read, _) = tokio::join!(port.read(&mut buffer), async {
+                tokio::task::yield_now().await;
+                rustix::io::write(&writer, &[round]).unwrap();
+            });
+            assert_eq!((read.unwrap(), buffer[0]), (1, round));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_writer_waits_for_room_and_goes_on() {
+        let (_folder, port) = device();
+        let reader = rustix::io::dup(&port.device).unwrap();
+        let (_, mut output) = tokio::io::split(port);
+        let message = vec![7; 1 << 20];
+        let draining = async {
+            let (mut buffer, mut seen) = (vec![0; 10_000], 0);
+            while seen < message.len() {
+                match rustix::io::read(&reader, &mut buffer) {
+                    Ok(length) => seen += length,
+                    Err(Errno::AGAIN) => tokio::task::yield_now().await,
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        };
+        let writing = timeout(Duration::from_secs(60), output.write_all(&message));
+        let (written, ()) = tokio::join!(writing, draining);
+        written.unwrap().unwrap();
     }
 }

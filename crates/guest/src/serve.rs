@@ -89,6 +89,7 @@ async fn devices(agent: Arc<Agent>) -> Result<Never, LinkError> {
                     serial(&path, agent).await
                 });
             }
+            virtio::BALLOON => modules::load(modules::BALLOON),
             _ => {}
         }
     }

@@ -86,12 +86,9 @@ pub fn spawn(
     let (child_stdin, stdin) = io::pipe().map_err(failed)?;
     let (stdout, child_stdout) = io::pipe().map_err(failed)?;
     let (stderr, child_stderr) = io::pipe().map_err(failed)?;
-    for pipe in [
-        rustix::pipe::fcntl_setpipe_size(&stdin, PIPE_BYTES),
-        rustix::pipe::fcntl_setpipe_size(&stdout, PIPE_BYTES),
-    ] {
-        // Smaller pipes are slower and nothing else.
-        let _ = pipe;
+    for written in [&stdin, &child_stdout] {
+        // Where it is refused, pipes are smaller and slower and nothing else.
+        let _ = rustix::pipe::fcntl_setpipe_size(written, PIPE_BYTES);
     }
     let (mut report, report_in_child) = io::pipe().map_err(failed)?;
     let report_in_child = OwnedFd::from(report_in_child);

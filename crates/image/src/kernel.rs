@@ -59,6 +59,8 @@ pub struct Record {
     pub source: Source,
     /// When it was last fetched or imported, in milliseconds since 1970.
     pub obtained_ms: u64,
+    /// The size of its `vmlinux` in bytes.
+    pub vmlinux_bytes: u64,
     /// The sets of modules that it cannot provide, each with the module that is missing.
     pub unavailable: Vec<(String, String)>,
 }

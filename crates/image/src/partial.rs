@@ -3,9 +3,8 @@
 //! They are made beside their final place under a name that begins with [`PREFIX`] and are locked while
 //! their maker lives, so that [`sweep`] can tell what a killed process left from what is still being made.
 
-use std::fs::{self, File, Permissions, TryLockError};
+use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -38,9 +37,11 @@ impl Partial {
         self.file.as_file_mut()
     }
 
-    /// Writes it through to the disk and gives it its name, replacing what had it.
+    /// Gives the file its name, replacing what had it.
+    ///
+    /// It is not written through to the disk first: after a power failure it may be empty. That suits what
+    /// its readers check and can get again; see [`write_atomically`] for the rest.
     pub fn publish(self, to: &Path) -> io::Result<()> {
-        self.file.as_file().sync_all()?;
         self.file.persist(to).map_err(|failed| failed.error)?;
         Ok(())
     }
@@ -85,16 +86,12 @@ impl PartialDir {
     }
 }
 
-/// Writes `bytes` to `to`, readable by the owner alone: readers see all of the old or all of the new.
+/// Writes `bytes` to `to`, readable by the owner alone: readers see all of the old or all of the new, after
+/// a power failure too.
 pub fn write_atomically(to: &Path, bytes: &[u8]) -> io::Result<()> {
-    write_atomically_with_mode(to, bytes, 0o600)
-}
-
-/// As [`write_atomically`], with these mode bits.
-pub fn write_atomically_with_mode(to: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let mut file = Partial::beside(to)?;
     file.write_all(bytes)?;
-    file.as_file_mut().set_permissions(Permissions::from_mode(mode))?;
+    file.as_file_mut().sync_all()?;
     file.publish(to)
 }
 

@@ -37,7 +37,7 @@ pub(crate) const APP: &str = "/app";
 /// The certificates that installers trust, as a path inside.
 pub(crate) const CERTIFICATES: &str = "/opt/certificates.pem";
 
-/// Changes whenever the same packages would be unpacked differently.
+/// Changes whenever other packages are taken, or the same ones are unpacked differently.
 const LAYOUT: u32 = 1;
 
 /// The parts of a runtime and its installer, pinned.

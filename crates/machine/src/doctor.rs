@@ -156,15 +156,10 @@ async fn try_kvm(home: &Home, kernel: &GuestKernel) -> Result<u64, Unusable> {
     let booted = boot(home, kernel, Accelerator::Kvm, KVM_DEADLINE).await;
     let unusable = match &booted {
         Ok(()) => None,
-        Err(LaunchError::Failed { reason, .. }) => {
-            let first = reason.lines().next().unwrap_or_default();
-            Some(Unusable {
-                reason: format!("/dev/kvm opens, but a guest kernel does not boot under it ({first})"),
-                remedy: Some(
-                    "use a host that offers hardware virtualisation, or go on in emulation".to_owned(),
-                ),
-            })
-        }
+        Err(LaunchError::Failed { reason, .. }) => Some(Unusable {
+            reason: format!("/dev/kvm opens, but a guest kernel does not boot under it ({})", gist(reason)),
+            remedy: Some("use a host that offers hardware virtualisation, or go on in emulation".to_owned()),
+        }),
         // Not KVM's fault, so nothing to remember.
         Err(error) => return Err(unusable(error)),
     };
@@ -224,6 +219,16 @@ async fn boot(
     };
     launch(home, &spec, |_| {}).await?.stop().await;
     Ok(())
+}
+
+/// The first line of a failure and, where the machine printed something, its last.
+fn gist(reason: &str) -> String {
+    let mut lines = reason.lines();
+    let first = lines.next().unwrap_or_default();
+    match lines.rfind(|line| !line.trim().is_empty()) {
+        Some(last) => format!("{first} {}", last.trim()),
+        None => first.to_owned(),
+    }
 }
 
 fn device() -> Result<(), Unusable> {

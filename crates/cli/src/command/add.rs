@@ -42,15 +42,15 @@ pub struct Add {
     /// Let packages run code of theirs while they are installed, still confined
     #[arg(long)]
     allow_scripts: bool,
+    /// Print the added server as JSON: {name, source, version, image, command}
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     server: ServerOptions,
     #[command(flatten)]
     machine: MachineOptions,
     #[command(flatten)]
     later: LaterOptions,
-    /// Print the added server as JSON: {name, source, version, image, command}
-    #[arg(long)]
-    json: bool,
 }
 
 /// What `add --json` prints.
@@ -71,8 +71,11 @@ pub async fn run(args: Add, context: &Context) -> Result<Outcome, Error> {
     let file = context.config_file()?;
     if let Some(server) = configuration.servers.get(&args.name) {
         if !args.replace {
-            return Err(Error::configuration(format!("server {} exists already, at {}", args.name, server.place))
-                .hint("add --replace to replace it, or choose another name"));
+            return Err(Error::configuration(format!(
+                "server {} exists already, at {}",
+                args.name, server.place
+            ))
+            .hint("add --replace to replace it, or choose another name"));
         }
         if *server.place.path != *file {
             return Err(Error::configuration(format!("server {} is defined at {}", args.name, server.place))
@@ -99,8 +102,11 @@ pub async fn run(args: Add, context: &Context) -> Result<Outcome, Error> {
     let store = Store::open(&file)?;
     // Somebody else may have added the name while the image was built.
     if !args.replace && context.configuration()?.servers.contains_key(&args.name) {
-        return Err(Error::configuration(format!("server {} was added meanwhile by another command", args.name))
-            .hint("add --replace to replace it"));
+        return Err(Error::configuration(format!(
+            "server {} was added meanwhile by another command",
+            args.name
+        ))
+        .hint("add --replace to replace it"));
     }
     store.put(&args.name, &definition)?;
     if args.json {
@@ -124,8 +130,10 @@ impl Add {
     fn wanted(&self, context: &Context) -> Result<Wanted, Error> {
         if let Some(url) = self.url.as_deref().filter(|url| *url != "stdio") {
             if url.starts_with("http://") || url.starts_with("https://") {
-                return Err(Error::unavailable("remote servers are not built yet: --url takes only \"stdio\"")
-                    .hint("name a package or a command to run the server here"));
+                return Err(Error::unavailable(
+                    "remote servers are not built yet: --url takes only \"stdio\"",
+                )
+                .hint("name a package or a command to run the server here"));
             }
             return Err(Error::usage(format!("--url {url:?} is neither \"stdio\" nor an http address")));
         }
@@ -134,11 +142,16 @@ impl Add {
             (Some(text), command) => (engine::parse_source(text)?, command),
             (None, Some(words)) => (engine::source_of_command(&words)?, None),
             (None, None) if self.args.is_empty() && self.url.is_some() => {
-                context.screen.warn(&format!("{} has no command: it runs the built-in probe server", self.name));
+                context
+                    .screen
+                    .warn(&format!("{} has no command: it runs the built-in probe server", self.name));
                 ((Source::Builtin, Vec::new()), None)
             }
             (None, None) if self.args.is_empty() => {
-                let hint = format!("casemate add {} npm:PACKAGE, or pypi:PACKAGE, dir:PATH, or a command", self.name);
+                let hint = format!(
+                    "casemate add {} npm:PACKAGE, or pypi:PACKAGE, dir:PATH, or a command",
+                    self.name
+                );
                 return Err(Error::usage(format!("no source given for server {}", self.name)).hint(hint));
             }
             (None, None) => (engine::source_of_command(&self.args)?, None),

@@ -43,11 +43,19 @@ pub async fn run(args: Doctor, context: &Context) -> Result<Outcome, Error> {
                 backend.level.as_str().into(),
                 Cell::verdict(usable, backend.usable),
                 backend.accelerator.map_or("-", |accelerator| accelerator.as_str()).into(),
-                backend.reason.clone().unwrap_or_else(|| format!("tried in {}", milliseconds(backend.probe_ms))).into(),
+                backend
+                    .reason
+                    .clone()
+                    .unwrap_or_else(|| format!("tried in {}", milliseconds(backend.probe_ms)))
+                    .into(),
             ]
         })
         .collect();
-    context.screen.print(&table(["BACKEND", "LEVEL", "USABLE", "ACCELERATOR", "REASON"], &rows, context.screen.width))?;
+    context.screen.print(&table(
+        ["BACKEND", "LEVEL", "USABLE", "ACCELERATOR", "REASON"],
+        &rows,
+        context.screen.width,
+    ))?;
     for backend in &report.backends {
         if let Some(remedy) = &backend.remedy {
             context.screen.line(&format!("{}: {remedy}", backend.name))?;

@@ -90,7 +90,12 @@ pub async fn run(args: Image, context: &Context) -> Result<Outcome, Error> {
                     .map(|image| {
                         let digest: String = image.meta.hex().chars().take(12).collect();
                         let packages = image.meta.packages.len().to_string();
-                        [digest.into(), bytes(image.meta.size_bytes).into(), packages.into(), harmless(&image.meta.source).into()]
+                        [
+                            digest.into(),
+                            bytes(image.meta.size_bytes).into(),
+                            packages.into(),
+                            harmless(&image.meta.source).into(),
+                        ]
                     })
                     .collect();
                 screen.print(&table(["IMAGE", "SIZE", "PACKAGES", "SOURCE"], &rows, screen.width))?;

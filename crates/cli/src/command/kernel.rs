@@ -76,7 +76,11 @@ pub async fn run(args: Kernel, context: &Context) -> Result<Outcome, Error> {
         (false, Some(id)) => context.screen.line(&id)?,
         (false, None) => {
             let row = |record: &Record| {
-                [record.id.as_str().into(), record.version.as_str().into(), kernels::origin(&record.source).into()]
+                [
+                    record.id.as_str().into(),
+                    record.version.as_str().into(),
+                    kernels::origin(&record.source).into(),
+                ]
             };
             let rows: Vec<[Cell; 3]> = records.iter().map(row).collect();
             context.screen.print(&table(["KERNEL", "VERSION", "ORIGIN"], &rows, context.screen.width))?;

@@ -5,7 +5,6 @@ use clap::Subcommand;
 
 /// A command that is not built yet, with whatever was written after it.
 #[derive(Debug, Clone, PartialEq, Subcommand)]
-#[command(disable_help_flag = true)]
 #[allow(missing_docs)]
 pub enum Later {
     /// Run the gateway (not built yet)
@@ -55,8 +54,12 @@ impl Later {
     /// Says that the command is not built yet, and what to use meanwhile.
     pub fn refuse(&self) -> Error {
         let (name, instead) = match self {
-            Self::Serve(_) => ("serve", "`casemate run NAME` serves one client over standard input and output"),
-            Self::ClientConfig(_) => ("client-config", "name `casemate run NAME` as the command in the client"),
+            Self::Serve(_) => {
+                ("serve", "`casemate run NAME` serves one client over standard input and output")
+            }
+            Self::ClientConfig(_) => {
+                ("client-config", "name `casemate run NAME` as the command in the client")
+            }
             Self::Import(_) => ("import", "`casemate add NAME COMMAND` takes a server from a client by hand"),
             Self::SshServer(_) => ("ssh-server", "there is no substitute in this version"),
             Self::Load(_) => ("load", "`casemate test` times one machine"),

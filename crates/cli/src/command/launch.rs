@@ -16,12 +16,15 @@ use casemate_proto::ids::Name;
 ///
 /// Examples:
 ///   casemate launch everything
-///   casemate launch big --command 'npx -y @modelcontextprotocol/server-everything' --memory 512 --vcpus 2
+///   casemate launch big --command 'npx -y @modelcontextprotocol/server-everything'--memory 512
 #[derive(Debug, Clone, PartialEq, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct Launch {
     /// The server's name; a new one with --command
     name: Name,
+    /// Print the machine as JSON, as `casemate status --json` lists it
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     server: ServerOptions,
     #[command(flatten)]
@@ -30,9 +33,6 @@ pub struct Launch {
     start: super::options::StartOptions,
     #[command(flatten)]
     later: LaterOptions,
-    /// Print the machine as JSON, as `casemate status --json` lists it
-    #[arg(long)]
-    json: bool,
     /// The seeds' spelling launches names that were never defined.
     #[arg(skip)]
     pub(super) probe_if_unknown: bool,
@@ -44,7 +44,8 @@ pub async fn run(args: Launch, context: &Context) -> Result<Outcome, Error> {
     let configuration = context.configuration()?;
     let unknown = if args.probe_if_unknown { Unknown::Probe } else { Unknown::Refused };
     let target = engine::resolve(context, &configuration, &args.name, &args.server, unknown)?;
-    let settings = settings::merge(&args.machine, &context.environment, target.server, &configuration.defaults)?;
+    let settings =
+        settings::merge(&args.machine, &context.environment, target.server, &configuration.defaults)?;
     machines::refuse_taken(context, &args.name)?;
     let plan = engine::plan(context, &configuration, &target, &settings).await?;
     let leased = machines::launch(context, &plan, &args.name, Lifetime::Detached, Conversation::Held).await?;

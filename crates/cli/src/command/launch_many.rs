@@ -37,6 +37,9 @@ pub struct LaunchMany {
     /// How many start at once, 1 to 100
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=100))]
     batch: u32,
+    /// Print the machines that started as JSON, as `casemate status --json` lists them
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     server_options: ServerOptions,
     #[command(flatten)]
@@ -45,9 +48,6 @@ pub struct LaunchMany {
     start: StartOptions,
     #[command(flatten)]
     later: LaterOptions,
-    /// Print the machines that started as JSON, as `casemate status --json` lists them
-    #[arg(long)]
-    json: bool,
 }
 
 /// Starts detached machines, a batch at a time; those that start stay when others fail.
@@ -59,7 +59,8 @@ pub async fn run(args: LaunchMany, context: &Rc<Context>) -> Result<Outcome, Err
         None => (machines::name(PROBE)?, Unknown::Probe),
     };
     let target = engine::resolve(context, &configuration, &name, &args.server_options, unknown)?;
-    let settings = settings::merge(&args.machine, &context.environment, target.server, &configuration.defaults)?;
+    let settings =
+        settings::merge(&args.machine, &context.environment, target.server, &configuration.defaults)?;
     let plan = Rc::new(engine::plan(context, &configuration, &target, &settings).await?);
     let names = free_names(context, &name, args.count)?;
 
@@ -89,7 +90,8 @@ pub async fn run(args: LaunchMany, context: &Rc<Context>) -> Result<Outcome, Err
         Some(first) => {
             let message = format!("{} of {} machines did not start", failed.len(), args.count);
             let kind = if first.kind() == Kind::Unavailable { Kind::Unavailable } else { Kind::Server };
-            Err(Error::new(kind, message).hint("casemate status lists the others; casemate stop --all ends them"))
+            Err(Error::new(kind, message)
+                .hint("casemate status lists the others; casemate stop --all ends them"))
         }
     }
 }

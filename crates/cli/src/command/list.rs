@@ -57,7 +57,9 @@ pub fn run(args: List, context: &Context) -> Result<Outcome, Error> {
         return Ok(Outcome::Done);
     }
     if entries.is_empty() {
-        context.screen.line("No servers yet. Try: casemate add everything npm:@modelcontextprotocol/server-everything")?;
+        context.screen.line(
+            "No servers yet. Try: casemate add everything npm:@modelcontextprotocol/server-everything",
+        )?;
         return Ok(Outcome::Done);
     }
     let rows: Vec<_> = entries
@@ -74,6 +76,10 @@ pub fn run(args: List, context: &Context) -> Result<Outcome, Error> {
             ]
         })
         .collect();
-    context.screen.print(&table(["NAME", "ISOLATION", "VERSION", "SOURCE", "TITLE"], &rows, context.screen.width))?;
+    context.screen.print(&table(
+        ["NAME", "ISOLATION", "VERSION", "SOURCE", "TITLE"],
+        &rows,
+        context.screen.width,
+    ))?;
     Ok(Outcome::Done)
 }

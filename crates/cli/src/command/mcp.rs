@@ -1,8 +1,8 @@
 //! The seeds' spellings of commands. They parse to the same values as our own; there is nothing else here.
 
 use super::{
-    add::Add, call::Call, launch::Launch, launch_many::LaunchMany, list::List, remove::Remove, status::Status,
-    stop::Stop, test::Test, tools::Tools,
+    add::Add, call::Call, launch::Launch, launch_many::LaunchMany, list::List, remove::Remove,
+    status::Status, stop::Stop, test::Test, tools::Tools,
 };
 use crate::args::Command;
 use clap::Subcommand;
@@ -47,7 +47,7 @@ enum MicrovmCommand {
 }
 
 impl Mcp {
-    /// The command in our own spelling.
+    /// The command in our own spelling, which is never one of these again.
     pub fn canonical(self) -> Command {
         match self.command {
             McpCommand::Add(args) => Command::Add(args),

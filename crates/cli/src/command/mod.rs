@@ -30,7 +30,7 @@ use std::rc::Rc;
 ///
 /// May be dropped at any point: a machine that the command leased stops with it.
 pub async fn dispatch(command: Command, context: &Rc<Context>) -> Result<Outcome, Error> {
-    match command.canonical() {
+    match command {
         Command::Doctor(args) => doctor::run(args, context).await,
         Command::Add(args) => add::run(*args, context).await,
         Command::Remove(args) => remove::run(args, context),
@@ -46,8 +46,7 @@ pub async fn dispatch(command: Command, context: &Rc<Context>) -> Result<Outcome
         Command::Call(args) => call::run(*args, context).await,
         Command::Run(args) => run::run(*args, context).await,
         Command::Test(args) => test::run(args, context).await,
-        // `canonical` has resolved every alias: what is left under `mcp` cannot be reached.
-        Command::Mcp(_) => Ok(Outcome::Done),
+        Command::Mcp(args) => Box::pin(dispatch(args.canonical(), context)).await,
         Command::Later(args) => Err(args.refuse()),
     }
 }

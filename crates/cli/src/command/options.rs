@@ -96,18 +96,26 @@ impl LaterOptions {
             ("--mount", "the server would not see the folder", !self.mount.is_empty()),
             ("--volume", "what the server writes would be lost", !self.volume.is_empty()),
             ("--secret", "the server would start without its secret", !self.secret.is_empty()),
-            ("--allow", "the server would not reach the host: machines have no network", !self.allow.is_empty()),
-            ("--forward", "the server would not reach the host: machines have no network", !self.forward.is_empty()),
+            (
+                "--allow",
+                "the server would not reach the host: machines have no network",
+                !self.allow.is_empty(),
+            ),
+            (
+                "--forward",
+                "the server would not reach the host: machines have no network",
+                !self.forward.is_empty(),
+            ),
             ("--idle", "the machine would stay in memory", self.idle.is_some()),
             ("--restart", "the machine would stay down when it fails", self.restart.is_some()),
             ("--template", "every start is a cold start", self.template.is_some()),
         ];
         match given.iter().find(|(_, _, given)| *given) {
             None => Ok(()),
-            Some((option, without, _)) => Err(Error::unavailable(format!(
-                "{option} is not built yet, and without it {without}"
-            ))
-            .hint(format!("leave {option} out if the server can do without"))),
+            Some((option, without, _)) => {
+                Err(Error::unavailable(format!("{option} is not built yet, and without it {without}"))
+                    .hint(format!("leave {option} out if the server can do without")))
+            }
         }
     }
 }

@@ -26,7 +26,10 @@ const AD_HOC: &str = "run";
 ///   casemate run everything
 ///   casemate run --isolation microvm -- npx -y @modelcontextprotocol/server-everything
 #[derive(Debug, Clone, PartialEq, clap::Args)]
-#[command(verbatim_doc_comment)]
+#[command(
+    verbatim_doc_comment,
+    override_usage = "casemate run [OPTIONS] <NAME>\n       casemate run [OPTIONS] -- <COMMAND>..."
+)]
 pub struct Run {
     /// The server
     #[arg(required_unless_present = "words", conflicts_with = "words")]
@@ -56,7 +59,8 @@ pub async fn run(args: Run, context: &Context) -> Result<Outcome, Error> {
         Some(name) => engine::resolve(context, &configuration, name, &args.server, Unknown::Refused)?,
         None => engine::ad_hoc(AD_HOC, &args.words, &args.server)?,
     };
-    let settings = settings::merge(&args.machine, &context.environment, target.server, &configuration.defaults)?;
+    let settings =
+        settings::merge(&args.machine, &context.environment, target.server, &configuration.defaults)?;
     let plan = engine::plan(context, &configuration, &target, &settings).await?;
     let mut leased = asking::lease_for_client(context, &plan, &target.name).await?;
     let conversed = converse(&leased).await;
@@ -73,7 +77,8 @@ pub async fn run(args: Run, context: &Context) -> Result<Outcome, Error> {
         (Ok(Ended::Client), _) => Ok(Outcome::Done),
         (Ok(Ended::Server), Some(Exit { code: Some(0), .. })) => Ok(Outcome::Done),
         (Ok(Ended::Server), exit) => {
-            let tail = exit.as_ref().map(|exit| harmless(exit.stderr_tail.trim())).filter(|tail| !tail.is_empty());
+            let tail =
+                exit.as_ref().map(|exit| harmless(exit.stderr_tail.trim())).filter(|tail| !tail.is_empty());
             let how = exit.map_or("without a word".to_owned(), |exit| describe(&exit));
             let error = Error::server(format!("server of machine {name} ended {how}"));
             Err(error.maybe_hint(tail.map(|tail| format!("its last words: {tail}"))).log(&logs))
@@ -84,7 +89,8 @@ pub async fn run(args: Run, context: &Context) -> Result<Outcome, Error> {
 /// Pumps bytes both ways until one side is done.
 async fn converse(leased: &Leased) -> Result<Ended, Error> {
     let name = leased.record().name.as_str();
-    let stream = leased.connect(port::CONVERSATION).await.map_err(|error| engine::session_error(name, error))?;
+    let stream =
+        leased.connect(port::CONVERSATION).await.map_err(|error| engine::session_error(name, error))?;
     let (from_server, to_server) = stream.into_split();
     let upward = up(to_server);
     let downward = down(from_server);

@@ -2,7 +2,7 @@
 
 use crate::{
     context::Context,
-    engine::{self, Record, machines},
+    engine::{self, Lifetime, Record, State, machines},
     error::{Error, Outcome},
     render::{
         harmless, milliseconds,
@@ -35,7 +35,9 @@ pub struct Status {
 /// Prints the machines; sweeps up what was killed.
 pub fn run(args: Status, context: &Context) -> Result<Outcome, Error> {
     let records = machines::list(context)?;
-    let ended_badly = records.iter().filter(|record| record.state == engine::State::Failed).count();
+    // What a leased machine failed of, its owner was told.
+    let is_news = |record: &&Record| record.state == State::Failed && record.lifetime == Lifetime::Detached;
+    let failed = records.iter().filter(is_news).count();
     let shown = match &args.name {
         Some(name) => of_name(context, records, name, args.all)?,
         None => records.into_iter().filter(|record| args.all || !record.state.is_final()).collect(),
@@ -49,7 +51,7 @@ pub fn run(args: Status, context: &Context) -> Result<Outcome, Error> {
     let rows: Vec<[Cell; 9]> = status
         .iter()
         .map(|machine| {
-            let ready = machine.state == engine::State::Ready;
+            let ready = machine.state == State::Ready;
             let wall = match machine.accelerator {
                 Some(accelerator) => format!("{}/{accelerator}", machine.backend),
                 None => machine.backend.to_string(),
@@ -63,7 +65,10 @@ pub fn run(args: Status, context: &Context) -> Result<Outcome, Error> {
                 format!("{} MB", machine.memory_mb).into(),
                 or_none(machine.rss_mb, "MB").into(),
                 milliseconds(machine.uptime_ms).into(),
-                harmless(machine.reason.as_deref().and_then(|reason| reason.lines().next()).unwrap_or_default()).into(),
+                harmless(
+                    machine.reason.as_deref().and_then(|reason| reason.lines().next()).unwrap_or_default(),
+                )
+                .into(),
             ]
         })
         .collect();
@@ -74,7 +79,9 @@ pub fn run(args: Status, context: &Context) -> Result<Outcome, Error> {
         context.screen.print(&table(header, &rows, context.screen.width))?;
     }
     if args.name.is_none() && !args.all && ended_badly > 0 {
-        context.screen.note(&format!("{ended_badly} machines failed in the last days: casemate status --all"));
+        context
+            .screen
+            .note(&format!("{ended_badly} machines failed in the last days: casemate status --all"));
     }
     Ok(Outcome::Done)
 }

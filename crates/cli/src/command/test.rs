@@ -38,14 +38,14 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 #[derive(Debug, Clone, PartialEq, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct Test {
-    #[command(flatten)]
-    pub(super) machine: MachineOptions,
-    #[command(flatten)]
-    later: LaterOptions,
     /// Print JSON: {backend, accelerator, launch_ms, first_connection_ms, request_ms_p50, request_ms_p99,
     /// health_check_ms, shutdown_ms, targets, passed}
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    pub(super) machine: MachineOptions,
+    #[command(flatten)]
+    later: LaterOptions,
 }
 
 /// What `test --json` prints; times in milliseconds.
@@ -80,7 +80,13 @@ impl Targets {
             Some(Accelerator::Tcg) => (2500.0, 2500.0),
             _ => (1000.0, 2000.0),
         };
-        Self { launch_ms, first_connection_ms, request_ms_p50: 5.0, health_check_ms: 100.0, shutdown_ms: 3000.0 }
+        Self {
+            launch_ms,
+            first_connection_ms,
+            request_ms_p50: 5.0,
+            health_check_ms: 100.0,
+            shutdown_ms: 3000.0,
+        }
     }
 }
 
@@ -95,7 +101,7 @@ pub async fn run(args: Test, context: &Context) -> Result<Outcome, Error> {
     let plan = engine::plan(context, &configuration, &probe, &settings).await?;
 
     let steps = Steps::new(context.screen);
-    steps.step("Starting a machine with the probe server");
+    steps.step("starting a machine with the probe server");
     let started = Instant::now();
     let (lifetime, conversation) = (Lifetime::Leased, Conversation::Held);
     let leased = machines::launch_quietly(context, &plan, &name, lifetime, conversation, |_| {}).await;
@@ -106,7 +112,7 @@ pub async fn run(args: Test, context: &Context) -> Result<Outcome, Error> {
     echo(&mut session, 0).await?;
     let first_connection_ms = milliseconds_since(started);
 
-    steps.step("Calling its tools");
+    steps.step("calling its tools");
     let mut times = Vec::with_capacity(REQUESTS);
     for number in 0..WARM_UP + REQUESTS {
         let sent = Instant::now();
@@ -118,7 +124,7 @@ pub async fn run(args: Test, context: &Context) -> Result<Outcome, Error> {
     session.ping().await.map_err(failed)?;
     let health_check_ms = milliseconds_since(sent);
 
-    steps.step("Stopping it");
+    steps.step("stopping it");
     let record = leased.record().clone();
     drop(session);
     let stopping = Instant::now();
@@ -155,12 +161,18 @@ pub async fn run(args: Test, context: &Context) -> Result<Outcome, Error> {
 async fn echo(session: &mut Session, number: usize) -> Result<(), Error> {
     let message = format!("message {number}");
     let params = serde_json::json!({"name": "echo", "arguments": {"message": message}});
-    let params = RawValue::from_string(params.to_string()).map_err(|error| Error::server("internal error").because(error))?;
-    match session.mcp("tools/call", Some(params), TIMEOUT).await.map_err(|error| session_error("test", error))? {
+    let params = RawValue::from_string(params.to_string())
+        .map_err(|error| Error::server("internal error").because(error))?;
+    match session
+        .mcp("tools/call", Some(params), TIMEOUT)
+        .await
+        .map_err(|error| session_error("test", error))?
+    {
         McpAnswer::Result(result) if result.get().contains(&message) => Ok(()),
-        McpAnswer::Result(answer) | McpAnswer::Error(answer) => {
-            Err(Error::server(format!("the probe server answered {} to echo", crate::render::harmless(answer.get()))))
-        }
+        McpAnswer::Result(answer) | McpAnswer::Error(answer) => Err(Error::server(format!(
+            "the probe server answered {} to echo",
+            crate::render::harmless(answer.get())
+        ))),
     }
 }
 

@@ -106,7 +106,8 @@ async fn list(asking: &mut Asking, args: &Tools) -> Result<Result<Vec<Box<RawVal
     let mut tools = Vec::new();
     let mut cursor: Option<String> = None;
     for _ in 0..PAGES {
-        let params = cursor.take().map(|cursor| to_raw_value(&After { cursor })).transpose().map_err(broken)?;
+        let params =
+            cursor.take().map(|cursor| to_raw_value(&After { cursor })).transpose().map_err(broken)?;
         let answer = asking.ask("tools/list", params, Duration::from_secs(args.timeout)).await?;
         let result = match answer {
             McpAnswer::Result(result) => result,

@@ -156,7 +156,9 @@ impl From<ConfigError> for crate::error::Error {
     fn from(error: ConfigError) -> Self {
         let hint = error.hint();
         let (message, source) = match error {
-            ConfigError::Value { source, place, key } => (format!("{place}: {key} cannot be used"), Some(source)),
+            ConfigError::Value { source, place, key } => {
+                (format!("{place}: {key} cannot be used"), Some(source))
+            }
             ConfigError::Read { path, source } => {
                 (format!("cannot read configuration {}", path.display()), Some(source.into()))
             }

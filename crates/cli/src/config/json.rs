@@ -125,7 +125,9 @@ mod tests {
     fn mistakes_are_told_with_their_line() {
         let message = |text: &str| read(text).unwrap_err().to_string();
         assert_eq!(message("{\n\"a\": }"), "c.json:2: expected value");
-        assert!(message("{\n\"x\": {\n\"a\": 1,\n\"a\": 2}}").starts_with("c.json:4: key \"a\" is there twice"));
+        assert!(
+            message("{\n\"x\": {\n\"a\": 1,\n\"a\": 2}}").starts_with("c.json:4: key \"a\" is there twice")
+        );
         assert!(message(&"[".repeat(200)).starts_with("c.json:1:"));
         assert!(message(&format!("{}1{}", "[".repeat(20), "]".repeat(20))).contains("nested deeper"));
     }

@@ -177,7 +177,8 @@ impl Server {
         // A command without a source is the source.
         let (source, command) = match (source, command) {
             (None, Some(At { place, value: words })) => {
-                let (source, more) = Source::from_command(&words).map_err(|error| at(place, "command", error))?;
+                let (source, more) =
+                    Source::from_command(&words).map_err(|error| at(place, "command", error))?;
                 args.splice(0..0, more);
                 (Some(source), None)
             }
@@ -188,7 +189,9 @@ impl Server {
         if let Some(transport) = written.transport {
             match transport.value.as_str() {
                 "stdio" => {}
-                "http" => unbuilt.push(Unbuilt { what: "transport \"http\"".to_owned(), place: transport.place }),
+                "http" => {
+                    unbuilt.push(Unbuilt { what: "transport \"http\"".to_owned(), place: transport.place })
+                }
                 _ => return Err(at(transport.place, "transport", "write \"stdio\" or \"http\"")),
             }
         }
@@ -197,7 +200,8 @@ impl Server {
         let vcpus = sized(written.vcpus, "vcpus", &VCPUS)?;
         let mut tools = Vec::new();
         for tool in written.tools {
-            let larger = |wish: &Option<At<i64>>, have: u32| wish.as_ref().is_some_and(|w| w.value > i64::from(have));
+            let larger =
+                |wish: &Option<At<i64>>, have: u32| wish.as_ref().is_some_and(|w| w.value > i64::from(have));
             if larger(&tool.memory_mb, memory_mb.unwrap_or(256)) || larger(&tool.vcpus, vcpus.unwrap_or(1)) {
                 let what = format!("a machine of its own size for tool {:?}", tool.name);
                 unbuilt.push(Unbuilt { what, place: tool.place.clone() });

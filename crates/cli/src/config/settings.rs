@@ -140,7 +140,11 @@ mod tests {
         MachineOptions { isolation, backend, ..MachineOptions::default() }
     }
 
-    fn merged(flags: MachineOptions, environment: MachineOptions, file: MachineOptions) -> Result<Settings, Error> {
+    fn merged(
+        flags: MachineOptions,
+        environment: MachineOptions,
+        file: MachineOptions,
+    ) -> Result<Settings, Error> {
         let defaults = Defaults {
             isolation: file.isolation,
             backend: file.backend,

@@ -39,6 +39,8 @@ pub struct Store {
 impl Store {
     /// Waits for the lock of a configuration file, which need not exist yet.
     pub fn open(path: &Path) -> Result<Self, ConfigError> {
+        // A link, as those have who keep their configuration elsewhere, is followed and not replaced.
+        let path = &fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         // A file beside it, because the configuration itself is replaced by a rename.
         let lock_path = beside(path, ".lock");
         let mut options = OpenOptions::new();
@@ -55,8 +57,11 @@ impl Store {
         let mut document = self.read()?;
         let item = document.entry("servers").or_insert(Item::ArrayOfTables(ArrayOfTables::new()));
         let Some(servers) = item.as_array_of_tables_mut() else {
-            return Err(Error::configuration(format!("\"servers\" of {} is an inline list", self.path.display()))
-                .hint("write each server as a [[servers]] table"));
+            return Err(Error::configuration(format!(
+                "\"servers\" of {} is an inline list",
+                self.path.display()
+            ))
+            .hint("write each server as a [[servers]] table"));
         };
         let table = table(name, definition);
         match position(servers, name) {
@@ -77,7 +82,8 @@ impl Store {
     pub fn remove(&self, name: &Name) -> Result<bool, Error> {
         let mut document = self.read()?;
         let servers = document.get_mut("servers").and_then(Item::as_array_of_tables_mut);
-        let Some((servers, index)) = servers.and_then(|list| position(list, name).map(|index| (list, index))) else {
+        let Some((servers, index)) = servers.and_then(|list| position(list, name).map(|index| (list, index)))
+        else {
             return Ok(false);
         };
         servers.remove(index);
@@ -211,6 +217,17 @@ mod tests {
         let expected = "# mine\n[defaults]\nmemory_mb = 128 # small\n\n# the first\n[[servers]]\nid = \"a\"\n\
                         source = \"npm:a2\"\n\n[[servers]]\nid = \"c\"\nsource = \"npm:c\"\n";
         assert_eq!(fs::read_to_string(&path).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_linked_file_stays_linked() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, target) = (dir.path().join("config.toml"), dir.path().join("elsewhere.toml"));
+        fs::write(&target, WRITTEN).unwrap();
+        std::os::unix::fs::symlink(&target, &path).unwrap();
+        assert!(Store::open(&path).unwrap().remove(&name("a")).unwrap());
+        assert_eq!(fs::read_link(&path).unwrap(), target);
+        assert!(!fs::read_to_string(&target).unwrap().contains("npm:a"));
     }
 
     #[test]

@@ -40,12 +40,12 @@ impl Table {
         self.place(self.line)
     }
 
-    /// Takes the value of a key.
+    /// Takes the value of a key; null says that there is none.
     pub(super) fn take(&mut self, key: &'static str) -> Option<At<Node>> {
         self.known.push(key);
         let index = self.entries.iter().position(|entry| entry.key == key)?;
         let entry = self.entries.remove(index);
-        Some(At { place: self.place(entry.line), value: entry.node })
+        (entry.node.value != Value::Null).then(|| At { place: self.place(entry.line), value: entry.node })
     }
 
     fn typed<T>(
@@ -57,7 +57,9 @@ impl Table {
         let Some(At { place, value: node }) = self.take(key) else { return Ok(None) };
         match read(node.value) {
             Ok(value) => Ok(Some(At { place, value })),
-            Err(other) => Err(ConfigError::Type { place, key: key.to_owned(), found: other.kind(), expected }),
+            Err(other) => {
+                Err(ConfigError::Type { place, key: key.to_owned(), found: other.kind(), expected })
+            }
         }
     }
 
@@ -97,7 +99,8 @@ impl Table {
     pub(super) fn table(&mut self, key: &'static str) -> Result<Option<Table>, ConfigError> {
         let Some(At { place, value }) = self.take(key) else { return Ok(None) };
         // A table that its own sub-tables imply begins where its key stands.
-        Table::new(&self.path, format!("{:?} of {}", key, self.what), Node { line: place.line, ..value }).map(Some)
+        Table::new(&self.path, format!("{:?} of {}", key, self.what), Node { line: place.line, ..value })
+            .map(Some)
     }
 
     /// Each table of a list of tables.
@@ -105,7 +108,12 @@ impl Table {
         let Some(At { place, value }) = self.take(key) else { return Ok(Vec::new()) };
         let Value::List(items) = value.value else {
             let found = value.value.kind();
-            return Err(ConfigError::Type { place, key: key.to_owned(), found, expected: "a list of tables" });
+            return Err(ConfigError::Type {
+                place,
+                key: key.to_owned(),
+                found,
+                expected: "a list of tables",
+            });
         };
         let what = format!("{key:?} of {}", self.what);
         items.into_iter().map(|item| Table::new(&self.path, what.clone(), item)).collect()

@@ -31,7 +31,8 @@ fn node(text: &str, item: &Item, fallback: usize) -> Node {
         Item::None => Node { line: fallback, value: Value::Null },
         Item::Table(inner) => Node { line: line(inner.span()), value: table(text, inner) },
         Item::ArrayOfTables(tables) => {
-            let nodes = tables.iter().map(|inner| Node { line: line(inner.span()), value: table(text, inner) });
+            let nodes =
+                tables.iter().map(|inner| Node { line: line(inner.span()), value: table(text, inner) });
             Node { line: line(tables.span()), value: Value::List(nodes.collect()) }
         }
         Item::Value(value) => scalar(text, value, line(value.span())),
@@ -45,7 +46,8 @@ fn scalar(text: &str, value: &toml_edit::Value, line: usize) -> Node {
         toml_edit::Value::Boolean(flag) => Value::Bool(*flag.value()),
         toml_edit::Value::Float(_) | toml_edit::Value::Datetime(_) => Value::Other,
         toml_edit::Value::Array(list) => {
-            let line_of_item = |item: &toml_edit::Value| item.span().map_or(line, |span| line_of(text, span.start));
+            let line_of_item =
+                |item: &toml_edit::Value| item.span().map_or(line, |span| line_of(text, span.start));
             Value::List(list.iter().map(|item| scalar(text, item, line_of_item(item))).collect())
         }
         toml_edit::Value::InlineTable(inner) => table(text, inner),

@@ -234,7 +234,10 @@ fn seed_server(mut table: Table, id: At<String>) -> Result<Server, ConfigError> 
         command: table.text("server_command")?,
         args: None,
         // `false` asks for no wall in particular, which is the default one, never none.
-        isolation: table.flag("use_microvm")?.filter(|wish| wish.value).map(|wish| wish.map("microvm".to_owned())),
+        isolation: table
+            .flag("use_microvm")?
+            .filter(|wish| wish.value)
+            .map(|wish| wish.map("microvm".to_owned())),
         backend: None,
         memory_mb: None,
         vcpus: None,
@@ -251,7 +254,10 @@ fn seed_server(mut table: Table, id: At<String>) -> Result<Server, ConfigError> 
         let (path, entries) = tools.rest();
         for entry in entries {
             let node = Node { line: entry.line, ..entry.node };
-            server.tools.push(seed_tool(entry.key.clone(), Table::new(&path, format!("tool {:?}", entry.key), node)?)?);
+            server.tools.push(seed_tool(
+                entry.key.clone(),
+                Table::new(&path, format!("tool {:?}", entry.key), node)?,
+            )?);
         }
     }
     table.finish()?;

@@ -1,7 +1,8 @@
 //! Asking a server: in the conversation of a machine that runs, or of one started for this command alone.
 
 use super::{
-    Conversation, Leased, Lifetime, McpAnswer, Session, Unknown, launch_error, machines, plan, resolve, session_error,
+    Conversation, Leased, Lifetime, McpAnswer, Session, Unknown, launch_error, machines, plan, resolve,
+    session_error,
 };
 use crate::{
     command::options::{MachineOptions, ServerOptions},
@@ -98,11 +99,7 @@ impl Asking {
 }
 
 /// Starts a machine that a client is to speak with, for as long as this process holds it.
-pub async fn lease_for_client(
-    context: &Context,
-    plan: &super::Plan,
-    server: &str,
-) -> Result<Leased, Error> {
+pub async fn lease_for_client(context: &Context, plan: &super::Plan, server: &str) -> Result<Leased, Error> {
     let name = machines::passing_name(server)?;
     let conversation = Conversation::Client;
     let leased = machines::launch_quietly(context, plan, &name, Lifetime::Leased, conversation, |_| {}).await;

@@ -87,7 +87,8 @@ pub fn launch_error(name: &str, error: LaunchError) -> Error {
         }
         LaunchError::Claim(ClaimError::Home(error)) => error.into(),
         LaunchError::Failed { reason, hint, logs } => {
-            let hint = hint.unwrap_or_else(|| format!("casemate logs {name}, or casemate logs {name} --console"));
+            let hint =
+                hint.unwrap_or_else(|| format!("casemate logs {name}, or casemate logs {name} --console"));
             Error::server(format!("machine {name} failed: {reason}")).hint(hint).log(&logs)
         }
         LaunchError::SupervisorGone { ref logs, .. } => {
@@ -104,7 +105,9 @@ pub fn launch_error(name: &str, error: LaunchError) -> Error {
 /// A supervisor that did not do what was asked.
 pub fn session_error(name: &str, error: SessionError) -> Error {
     let hint = match &error {
-        SessionError::Failed { kind: FailureKind::Timeout, .. } => "give it more time with --timeout SECONDS".to_owned(),
+        SessionError::Failed { kind: FailureKind::Timeout, .. } => {
+            "give it more time with --timeout SECONDS".to_owned()
+        }
         SessionError::Failed { kind: FailureKind::NoConversation, .. } => {
             format!("a client speaks with {name}: casemate launch starts a machine that answers calls")
         }
@@ -119,7 +122,9 @@ pub fn session_error(name: &str, error: SessionError) -> Error {
 /// A home folder that cannot be written is a matter of configuration, a full disk one of the host.
 fn storage(message: &str, error: impl StdError + Send + Sync + 'static) -> Error {
     if is_full(&error) {
-        return Error::unavailable(message).because(error).hint("make room: casemate image prune removes what no server uses");
+        return Error::unavailable(message)
+            .because(error)
+            .hint("make room: casemate image prune removes what no server uses");
     }
     Error::configuration(message).because(error).hint("check owner, mode and file system of CASEMATE_HOME")
 }

@@ -43,7 +43,11 @@ pub async fn build(context: &Context, registries: &Registries, wanted: Wanted) -
 }
 
 /// The image of a target: the one that it was pinned to, else what its source gives now.
-pub async fn of_target(context: &Context, registries: &Registries, target: &Target<'_>) -> Result<Image, Error> {
+pub async fn of_target(
+    context: &Context,
+    registries: &Registries,
+    target: &Target<'_>,
+) -> Result<Image, Error> {
     if let Some(pinned) = target.pinned {
         match Store::open(context.home.path())?.image(&pinned.digest) {
             Ok(mut image) => {
@@ -76,7 +80,9 @@ fn start_command(target: &Target<'_>, meta: &ImageMeta) -> Vec<String> {
         (Some((first, rest)), _) => {
             let is_relative = first.contains('/') && !first.starts_with('/');
             let mut command = program(first).unwrap_or_else(|| match is_relative {
-                true => vec![format!("{}/{}", meta.cwd.trim_end_matches('/'), first.trim_start_matches("./"))],
+                true => {
+                    vec![format!("{}/{}", meta.cwd.trim_end_matches('/'), first.trim_start_matches("./"))]
+                }
                 false => vec![first.clone()],
             });
             command.extend_from_slice(rest);
@@ -116,6 +122,8 @@ pub fn prune(context: &Context) -> Result<Pruned, Error> {
     let mut used: BTreeSet<String> =
         servers.filter_map(|server| Some(server.pinned.as_ref()?.digest.clone())).collect();
     let machines = Registry::new(&context.home).list()?;
-    used.extend(machines.into_iter().filter(|record| !record.state.is_final()).filter_map(|record| record.image));
+    used.extend(
+        machines.into_iter().filter(|record| !record.state.is_final()).filter_map(|record| record.image),
+    );
     Ok(Store::open(context.home.path())?.prune(&used.into_iter().collect::<Vec<_>>())?)
 }

@@ -18,9 +18,8 @@ pub async fn guest(context: &Context, configuration: &Configuration) -> Result<G
         seed_file(context, file).await?;
     }
     let registries = configuration.registries.clone();
-    let kernel = with_store(context, move |home, steps| {
-        kernel::ensure(home, &registries, embedded::AGENT, steps)
-    });
+    let kernel =
+        with_store(context, move |home, steps| kernel::ensure(home, &registries, embedded::AGENT, steps));
     let kernel = kernel.await?;
     Ok(GuestKernel { id: kernel.id, kernel: kernel.vmlinux, initramfs: kernel.initramfs })
 }
@@ -68,7 +67,9 @@ async fn seed_file(context: &Context, file: &SeedFile) -> Result<(), Error> {
             "kernel_path" => "a kernel of casemate's own boots instead",
             _ => "each server runs from an image of its own instead",
         };
-        context.screen.warn(&format!("{place}: {key} names {}, which does not exist; {instead}", path.display()));
+        context
+            .screen
+            .warn(&format!("{place}: {key} names {}, which does not exist; {instead}", path.display()));
         return Ok(());
     }
     if key != "kernel_path" {

@@ -1,12 +1,7 @@
 //! Machines: started, found, asked, stopped.
 
 use super::{Conversation, Leased, Lifetime, Plan, Record, Session, State, launch_error, session_error};
-use crate::{
-    command::options::MachineOptions,
-    context::Context,
-    error::Error,
-    render::progress::Steps,
-};
+use crate::{command::options::MachineOptions, context::Context, error::Error, render::progress::Steps};
 use casemate_image::progress::Progress;
 use casemate_machine::{LaunchError, Registry, client, registry::ClaimError};
 use casemate_proto::ids::Name;
@@ -32,10 +27,10 @@ pub async fn launch(
     conversation: Conversation,
 ) -> Result<Leased, Error> {
     let steps = Steps::new(context.screen);
-    steps.step(&format!("Starting {name}"));
+    steps.step(&format!("starting {name}"));
     let launched = launch_quietly(context, plan, name, lifetime, conversation, |state| {
         if context.screen.live && !state.is_final() {
-            steps.step(&format!("Starting {name}: {}", state.as_str()));
+            steps.step(&format!("starting {name}: {}", state.as_str()));
         }
     });
     launched.await.map_err(|error| launch_error(name.as_str(), error))
@@ -45,9 +40,10 @@ pub async fn launch(
 pub fn refuse_taken(context: &Context, name: &Name) -> Result<(), Error> {
     match list(context)?.into_iter().find(|record| record.name == *name && !record.state.is_final()) {
         None => Ok(()),
-        Some(other) => {
-            Err(launch_error(name.as_str(), ClaimError::NameTaken { name: other.name, state: other.state }.into()))
-        }
+        Some(other) => Err(launch_error(
+            name.as_str(),
+            ClaimError::NameTaken { name: other.name, state: other.state }.into(),
+        )),
     }
 }
 
@@ -80,7 +76,8 @@ pub fn let_go(context: &Context, leased: Leased) -> Record {
 pub async fn gone(context: &Context) {
     let until = Instant::now() + STOPPING_TIMEOUT;
     while Instant::now() < until {
-        let held = |record: &Record| context.leases.borrow().contains(&record.name) && !record.state.is_final();
+        let held =
+            |record: &Record| context.leases.borrow().contains(&record.name) && !record.state.is_final();
         // A registry that cannot be read tells nothing more by waiting.
         if !list(context).is_ok_and(|records| records.iter().any(held)) {
             return;
@@ -106,7 +103,11 @@ pub fn named(records: Vec<Record>, name: &Name) -> Vec<Record> {
 
 /// The running machine that answers calls of a name and satisfies what was asked, if there is one. Waits
 /// for one that another command is starting.
-pub async fn answering(context: &Context, name: &Name, wish: &MachineOptions) -> Result<Option<Record>, Error> {
+pub async fn answering(
+    context: &Context,
+    name: &Name,
+    wish: &MachineOptions,
+) -> Result<Option<Record>, Error> {
     let until = Instant::now() + STARTING_TIMEOUT;
     loop {
         let candidates = named(list(context)?, name).into_iter().filter(|record| answers(record, wish));

@@ -15,12 +15,14 @@ pub use casemate_image::{
     source::{Source, SourceError},
 };
 pub use casemate_machine::{
-    Accelerator, BackendKind, Conversation, Home, Isolation, Leased, Lifetime, Record, Session, State, Status,
-    client::McpAnswer, doctor::Report,
+    Accelerator, BackendKind, Conversation, Home, Isolation, Leased, Lifetime, Record, Session, State,
+    Status, client::McpAnswer, doctor::Report,
 };
 pub use failure::{launch_error, session_error};
 pub use plan::{Plan, plan};
-pub use target::{Target, Unknown, ad_hoc, parse_source, resolve, source_of_command, split_command, unknown_server};
+pub use target::{
+    Target, Unknown, ad_hoc, parse_source, resolve, source_of_command, split_command, unknown_server,
+};
 
 use crate::{context::Context, error::Error, render::progress::Steps};
 
@@ -29,7 +31,7 @@ pub async fn doctor(context: &Context) -> Result<Report, Error> {
     let configuration = context.configuration()?;
     let kernel = kernels::guest(context, &configuration).await?;
     let steps = Steps::new(context.screen);
-    steps.step("Trying the backends of this host");
+    steps.step("trying the backends of this host");
     Ok(casemate_machine::doctor::examine(&context.home, &kernel).await)
 }
 

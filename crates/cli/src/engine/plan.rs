@@ -7,8 +7,8 @@ use crate::{
     context::Context,
     error::Error,
 };
-use casemate_machine::{Resources, Spec, Workload, doctor, doctor::GuestKernel};
 use casemate_image::store::Image;
+use casemate_machine::{Resources, Spec, Workload, doctor, doctor::GuestKernel};
 use casemate_proto::{control, ids::Name};
 use std::time::Duration;
 

@@ -109,7 +109,10 @@ fn of_server<'a>(
         server: Some(server),
     };
     if server.source.is_none() && command.is_none() {
-        context.screen.warn(&format!("{} has no command ({}): it runs the built-in probe server", server.name, server.place));
+        context.screen.warn(&format!(
+            "{} has no command ({}): it runs the built-in probe server",
+            server.name, server.place
+        ));
     }
     let Some(words) = command else { return Ok(target) };
     match (Source::from_command(&words)?, &target.source) {

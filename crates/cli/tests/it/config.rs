@@ -2,8 +2,8 @@
 
 use crate::home::{Home, casemate};
 use casemate::{
-    config::{Configuration, load, settings},
     command::options::MachineOptions,
+    config::{Configuration, load, settings},
     engine::{BackendKind, Isolation},
 };
 use std::{fs, path::Path};
@@ -39,7 +39,10 @@ fn the_seeds_toml_means_what_it_says() {
     assert_eq!(server.title.as_deref(), Some("My Secure MCP Server"));
     assert_eq!(server.isolation, Some(Isolation::Microvm));
     assert_eq!((server.memory_mb, server.vcpus), (Some(512), Some(2)));
-    assert_eq!((server.tools[0].name.as_str(), server.tools[0].isolation), ("dangerous-tool", Isolation::Microvm));
+    assert_eq!(
+        (server.tools[0].name.as_str(), server.tools[0].isolation),
+        ("dangerous-tool", Isolation::Microvm)
+    );
     assert_eq!(server.unbuilt, []);
 }
 
@@ -85,10 +88,17 @@ fn the_whole_json_model_of_the_seeds_is_read_and_what_is_not_built_is_remembered
     assert_eq!(server.isolation, None);
     assert_eq!(server.source_text(), "builtin:probe");
     let unbuilt: Vec<&str> = server.unbuilt.iter().map(|unbuilt| unbuilt.what.as_str()).collect();
-    assert_eq!(unbuilt, ["microvm_mounts", "a machine of its own size for tool \"t\"", "mounts", "unikernel_image"]);
+    assert_eq!(
+        unbuilt,
+        ["microvm_mounts", "a machine of its own size for tool \"t\"", "mounts", "unikernel_image"]
+    );
     let refused = casemate(&home, &["launch", "s"]);
     assert_eq!(refused.code, 4, "{}", refused.stderr);
-    assert!(refused.stderr.contains("isolation_config.json:7: microvm_mounts is not built yet"), "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains("isolation_config.json:7: microvm_mounts is not built yet"),
+        "{}",
+        refused.stderr
+    );
 }
 
 #[test]
@@ -128,7 +138,8 @@ fn our_own_file_says_everything_that_the_seeds_say_and_more() {
     let a = server(&configuration, "a");
     assert_eq!((a.source_text().as_str(), a.args.join("|").as_str()), ("npm:@x/a@1", "--flag|two words"));
     let flags = MachineOptions::default();
-    let merged = settings::merge(&flags, &settings::Environment::default(), Some(a), &configuration.defaults).unwrap();
+    let merged =
+        settings::merge(&flags, &settings::Environment::default(), Some(a), &configuration.defaults).unwrap();
     assert_eq!((merged.isolation, merged.backend), (Isolation::Microvm, Some(BackendKind::Qemu)));
     assert_eq!((merged.memory_mb, merged.vcpus), (128, 3));
     let b = server(&configuration, "b");
@@ -173,9 +184,18 @@ fn unknown_keys_are_told_with_line_and_nearest_key() {
 #[test]
 fn wrong_values_are_told_with_line_and_reason() {
     for (content, expected) in [
-        ("[defaults]\nmemory_mb = 63\n", "config.toml:2: memory_mb cannot be used\n  because: 63 is not in 64 to 65536"),
-        ("[defaults]\nmemory_mb = \"256\"\n", "config.toml:2: memory_mb is text, where a whole number is expected"),
-        ("[defaults]\n\nisolation = \"vm\"\n", "config.toml:3: isolation cannot be used\n  because: \"vm\" is none of"),
+        (
+            "[defaults]\nmemory_mb = 63\n",
+            "config.toml:2: memory_mb cannot be used\n  because: 63 is not in 64 to 65536",
+        ),
+        (
+            "[defaults]\nmemory_mb = \"256\"\n",
+            "config.toml:2: memory_mb is text, where a whole number is expected",
+        ),
+        (
+            "[defaults]\n\nisolation = \"vm\"\n",
+            "config.toml:3: isolation cannot be used\n  because: \"vm\" is none of",
+        ),
         ("servers = 1\n", "config.toml:1: servers is a whole number, where a list of tables is expected"),
         ("[[servers]]\nname = \"x\"\n", "config.toml:1: \"servers\" of the file has no \"id\""),
         ("[[servers]]\nid = \"../x\"\n", "config.toml:2: id cannot be used\n  because: invalid name"),
@@ -183,8 +203,14 @@ fn wrong_values_are_told_with_line_and_reason() {
         ("[[servers]]\nid = \"x\"\ncommand = \"'a\"\n", "config.toml:3: command cannot be used"),
         ("[[servers]]\nid = \"x\"\ntransport = \"sse\"\n", "config.toml:3: transport cannot be used"),
         ("[[servers]]\nid = \"x\"\n[servers.env]\n\"a b\" = \"c\"\n", "config.toml:4: a b cannot be used"),
-        ("[[servers]]\nid = \"x\"\nvcpus = 1\nmicrovm_config = { vcpus = 2 }\n", "config.toml:4: microvm_config is given beside vcpus"),
-        ("[[servers]]\nid = \"x\"\n[[servers]]\nid = \"x\"\n", "config.toml:3: server x is defined already at HOME/config.toml:1"),
+        (
+            "[[servers]]\nid = \"x\"\nvcpus = 1\nmicrovm_config = { vcpus = 2 }\n",
+            "config.toml:4: microvm_config is given beside vcpus",
+        ),
+        (
+            "[[servers]]\nid = \"x\"\n[[servers]]\nid = \"x\"\n",
+            "config.toml:3: server x is defined already at HOME/config.toml:1",
+        ),
         ("[defaults]\nmemory_mb = = 1\n", "config.toml:2: "),
         ("[defaults]\nvcpus = 1\nvcpus = 2\n", "config.toml:3: duplicate key"),
     ] {
@@ -197,11 +223,16 @@ fn wrong_values_are_told_with_line_and_reason() {
 #[test]
 fn a_server_is_defined_in_one_file_only() {
     let home = Home::isolated();
-    fs::copy(Path::new(DATA).join("isolation_config.json"), home.path().join("isolation_config.json")).unwrap();
+    fs::copy(Path::new(DATA).join("isolation_config.json"), home.path().join("isolation_config.json"))
+        .unwrap();
     home.write("config.toml", "[[servers]]\nid = \"solana\"\nsource = \"npm:x\"\n");
     let result = casemate(&home, &["list"]);
     assert_eq!(result.code, 3);
-    assert!(result.stderr.contains("isolation_config.json:3: server solana is defined already"), "{}", result.stderr);
+    assert!(
+        result.stderr.contains("isolation_config.json:3: server solana is defined already"),
+        "{}",
+        result.stderr
+    );
 }
 
 #[test]

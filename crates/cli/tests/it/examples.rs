@@ -75,9 +75,15 @@ fn every_command_of_the_design_exists() {
 
 #[test]
 fn the_seeds_spellings_are_the_same_commands() {
-    let command = |line: &str| Cli::try_parse_from(shlex::split(line).unwrap()).unwrap().command.canonical();
+    let command = |line: &str| match Cli::try_parse_from(shlex::split(line).unwrap()).unwrap().command {
+        casemate::args::Command::Mcp(alias) => alias.canonical(),
+        own => own,
+    };
     for (seed, own) in [
-        ("casemate mcp microvm launch-many 100 --memory 128", "casemate launch-many 100 --memory 128 --isolation microvm"),
+        (
+            "casemate mcp microvm launch-many 100 --memory 128",
+            "casemate launch-many 100 --memory 128 --isolation microvm",
+        ),
         ("casemate mcp microvm status", "casemate status"),
         ("casemate mcp microvm stop my-secure-server", "casemate stop my-secure-server"),
         ("casemate mcp microvm test", "casemate test --isolation microvm"),
@@ -96,7 +102,9 @@ fn the_seeds_spellings_are_the_same_commands() {
         assert_eq!(command(seed), command(own), "{seed}");
     }
     // A launch differs in one thing: what an unknown name means.
-    for line in ["launch my-server --memory 512 --vcpus 2", "launch my-server --command 'cargo run --bin mcp-server'"] {
+    for line in
+        ["launch my-server --memory 512 --vcpus 2", "launch my-server --command 'cargo run --bin mcp-server'"]
+    {
         let text = |spelling: &str| format!("{:?}", command(&format!("casemate {spelling}{line}")));
         let own = text("").replace("probe_if_unknown: false", "probe_if_unknown: true");
         assert_eq!(text("mcp microvm "), own.replace("isolation: None", "isolation: Some(Microvm)"));

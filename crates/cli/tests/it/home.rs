@@ -170,12 +170,16 @@ fn wait(child: &mut Child, what: &str) -> i32 {
 /// Processes that name a folder in their command line or environment, or have a file of it open.
 fn processes_of(folder: &Path) -> Vec<String> {
     let needle = folder.as_os_str().as_encoded_bytes();
-    let mentions = |path: PathBuf| fs::read(path).is_ok_and(|text| text.windows(needle.len()).any(|w| w == needle));
+    let mentions =
+        |path: PathBuf| fs::read(path).is_ok_and(|text| text.windows(needle.len()).any(|w| w == needle));
     let mut found = Vec::new();
     for process in entries(Path::new("/proc")) {
-        let pid = process.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse::<u32>().ok());
+        let pid =
+            process.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse::<u32>().ok());
         let Some(pid) = pid.filter(|&pid| pid != std::process::id()) else { continue };
-        let holds = || entries(&process.join("fd")).any(|fd| fs::read_link(fd).is_ok_and(|to| to.starts_with(folder)));
+        let holds = || {
+            entries(&process.join("fd")).any(|fd| fs::read_link(fd).is_ok_and(|to| to.starts_with(folder)))
+        };
         if mentions(process.join("cmdline")) || mentions(process.join("environ")) || holds() {
             let command = fs::read(process.join("cmdline")).unwrap_or_default();
             found.push(format!("process {pid} {}", String::from_utf8_lossy(&command).replace('\0', " ")));

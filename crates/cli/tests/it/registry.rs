@@ -19,7 +19,10 @@ fn removing_a_server_keeps_everything_else() {
     let home = Home::isolated();
     home.write("config.toml", FILE);
     assert_eq!(casemate(&home, &["remove", "b"]).stdout, "Removed b\n");
-    assert_eq!(home.read("config.toml"), "# my servers\n[[servers]]\nid = \"a\" # the first\nsource = \"npm:a\"\n");
+    assert_eq!(
+        home.read("config.toml"),
+        "# my servers\n[[servers]]\nid = \"a\" # the first\nsource = \"npm:a\"\n"
+    );
     assert_eq!(casemate(&home, &["remove", "b"]).code, 3);
 }
 

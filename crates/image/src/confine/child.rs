@@ -126,7 +126,8 @@ fn mounts(plan: &Plan, step: &mut &'static str) -> io::Result<()> {
     *step = "mount the folders";
     for (host, inside) in &plan.folders {
         rustix::mount::mount_bind(&**host, &**inside)?;
-        set_attributes(inside, libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV)?;
+        // A folder of the root itself has just become read-only with it.
+        change_attributes(inside, libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV, libc::MOUNT_ATTR_RDONLY)?;
     }
 
     *step = "mount /tmp and the home folder";
@@ -153,9 +154,13 @@ fn mounts(plan: &Plan, step: &mut &'static str) -> io::Result<()> {
     set_attributes(&plan.proc, libc::MOUNT_ATTR_RDONLY)
 }
 
-/// Adds attributes to one mount. A remount would have to repeat those that an outer namespace has locked.
 fn set_attributes(path: &CStr, attributes: u64) -> io::Result<()> {
-    let wanted = libc::mount_attr { attr_set: attributes, attr_clr: 0, propagation: 0, userns_fd: 0 };
+    change_attributes(path, attributes, 0)
+}
+
+/// Changes attributes of one mount. A remount would have to repeat those that an outer namespace has locked.
+fn change_attributes(path: &CStr, set: u64, clear: u64) -> io::Result<()> {
+    let wanted = libc::mount_attr { attr_set: set, attr_clr: clear, propagation: 0, userns_fd: 0 };
     // SAFETY: path and structure live through the call, and the size is the structure's.
     let result = unsafe {
         libc::syscall(

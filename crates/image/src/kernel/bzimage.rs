@@ -59,12 +59,14 @@ fn decompress(payload: &[u8]) -> Result<Vec<u8>, ImageError> {
     }
     let (packed, size) = payload.split_last_chunk::<4>().ok_or(malformed("it is cut off"))?;
     let size = u32::from_le_bytes(*size) as usize;
+    if compression == Compression::None && !packed.starts_with(&lz4::MAGIC) {
+        return Err(ImageError::Compression);
+    }
     if size > LARGEST {
         return Err(ImageError::TooLarge { limit: LARGEST });
     }
     let kernel = match compression {
-        Compression::None if packed.starts_with(&lz4::MAGIC) => lz4::decompress(packed, LARGEST)?,
-        Compression::None => return Err(ImageError::Compression),
+        Compression::None => lz4::decompress(packed, LARGEST)?,
         known => read_bounded(known, packed)?,
     };
     if kernel.len() == size { Ok(kernel) } else { Err(malformed("it is not of the stated size")) }

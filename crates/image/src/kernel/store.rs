@@ -1,13 +1,14 @@
 //! The folder `kernels/`: one folder for each kernel, which appears complete and never changes.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io;
+use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
+use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::modules::{Module, Selection};
 use super::{Kernel, KernelError, Record, Source, initramfs, lz4};
-use crate::partial::{self, PartialDir};
+use crate::partial::{self, Partial, PartialDir};
 use crate::progress::Progress;
 use crate::registry::digest::Hasher;
 
@@ -42,7 +43,8 @@ pub fn list(home: &Path) -> Result<Vec<Record>, KernelError> {
 fn read_record(folder: &Path) -> Option<Record> {
     let text = fs::read(folder.join(RECORD)).ok()?;
     let record: Record = serde_json::from_slice(&text).ok()?;
-    let is_complete = folder.join(VMLINUX).is_file() && folder.file_name()? == record.id.as_str();
+    let size = fs::metadata(folder.join(VMLINUX)).ok()?.len();
+    let is_complete = size == record.vmlinux_bytes && folder.file_name()? == record.id.as_str();
     (record.format == FORMAT && is_complete).then_some(record)
 }
 
@@ -99,6 +101,7 @@ impl Store {
             version: version.to_owned(),
             source,
             obtained_ms: now_ms(),
+            vmlinux_bytes: vmlinux.len() as u64,
             unavailable: selection.unavailable.clone(),
         };
         if read_record(&folder).is_some() {
@@ -113,7 +116,7 @@ impl Store {
             }
             let modules = making.path().join(MODULES);
             fs::create_dir(&modules)?;
-            partial::write_atomically_with_mode(&making.path().join(VMLINUX), vmlinux, BOOTED)?;
+            write_file(&making.path().join(VMLINUX), vmlinux, BOOTED)?;
             fs::write(modules.join(ORDER), &order)?;
             for module in &selection.modules {
                 fs::write(modules.join(&module.file), &module.bytes)?;
@@ -137,7 +140,7 @@ impl Store {
         let path = folder.join(RECORD);
         let written = serde_json::to_vec_pretty(record)
             .map_err(io::Error::from)
-            .and_then(|text| partial::write_atomically(&path, &text));
+            .and_then(|text| write_file(&path, &text, 0o600));
         written.map_err(|source| KernelError::Store { path, source })
     }
 
@@ -145,12 +148,12 @@ impl Store {
     pub fn complete(&self, record: &Record, agent: &[u8]) -> Result<Kernel, KernelError> {
         let folder = self.kernels.join(&record.id);
         let kernel = describe(&folder, record, agent);
-        if !kernel.initramfs.is_file() {
+        if !is_filled(&kernel.initramfs) {
             partial::sweep(&folder);
             let build = || -> io::Result<()> {
                 let (modules, order) = read_modules(&folder.join(MODULES))?;
                 let archive = initramfs::build(agent, &modules, &order);
-                partial::write_atomically_with_mode(&kernel.initramfs, &lz4::compress(&archive), BOOTED)?;
+                write_file(&kernel.initramfs, &lz4::compress(&archive), BOOTED)?;
                 remove_others(&folder, &kernel.initramfs)
             };
             build().map_err(|source| KernelError::Store { path: folder.clone(), source })?;
@@ -167,7 +170,7 @@ impl Store {
 pub(super) fn ready(home: &Path, agent: &[u8]) -> Result<Option<Kernel>, KernelError> {
     let record = list(home)?.into_iter().next();
     let kernel = record.map(|record| describe(&kernels(home).join(&record.id), &record, agent));
-    Ok(kernel.filter(|kernel| kernel.initramfs.is_file()))
+    Ok(kernel.filter(|kernel| is_filled(&kernel.initramfs)))
 }
 
 fn describe(folder: &Path, record: &Record, agent: &[u8]) -> Kernel {
@@ -183,6 +186,21 @@ fn describe(folder: &Path, record: &Record, agent: &[u8]) -> Kernel {
         version: record.version.clone(),
         source: record.source.clone(),
     }
+}
+
+/// Writes a file that appears complete.
+///
+/// It is not forced to the disk, which takes seconds where the disk is busy: what a power failure leaves
+/// empty is recognised by its size and made again.
+fn write_file(to: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let mut file = Partial::beside(to)?;
+    file.write_all(bytes)?;
+    file.as_file_mut().set_permissions(Permissions::from_mode(mode))?;
+    file.publish(to)
+}
+
+fn is_filled(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|metadata| metadata.is_file() && metadata.len() > 0)
 }
 
 fn read_modules(folder: &Path) -> io::Result<(Vec<Module>, String)> {

@@ -33,8 +33,13 @@ pub(crate) enum Ending {
     #[error("server did not answer: {}", chain(.0))]
     Server(OpenError),
     /// The backend could not make the machine.
-    #[error("cannot start the machine: {}", chain(.0))]
-    Backend(BackendError),
+    #[error("cannot start the machine: {}{}", chain(.error), with_tail(.tail))]
+    Backend {
+        /// Why.
+        error: BackendError,
+        /// The last of what the VMM printed.
+        tail: String,
+    },
     /// The VMM ended.
     #[error("VMM ended ({status}){}", with_tail(.tail))]
     VmmEnded {
@@ -77,9 +82,10 @@ impl Ending {
     pub(crate) fn hint(&self) -> Option<String> {
         Some(
             match self {
-                Self::Backend(BackendError::Missing { remedy, .. } | BackendError::TooOld { remedy, .. }) => {
-                    *remedy
-                }
+                Self::Backend {
+                    error: BackendError::Missing { remedy, .. } | BackendError::TooOld { remedy, .. },
+                    ..
+                } => *remedy,
                 Self::VmmEnded { tail, .. }
                     if tail.contains("Out of memory") || tail.contains("Kernel panic") =>
                 {

@@ -101,12 +101,13 @@ impl<'a> Prepared<'a> {
     async fn boot(self) -> Result<Booted<'a>, Ending> {
         let Planned { spec, recorder, deadline } = self.plan;
         let hosting = Hosting { home: recorder.home.clone(), dir: self.dir, record: recorder.get() };
-        let mut instance = backend::start(spec, &hosting).await.map_err(Ending::Backend)?;
+        let logs = hosting.dir.join("logs");
+        let started = backend::start(spec, &hosting).await;
+        let mut instance = started.map_err(|error| Ending::Backend { error, tail: ending::tails(&logs) })?;
         recorder.update(|record| record.pid = Some(instance.pid()));
 
         let epoch = random_hex::<16>()?;
         let connector = instance.connector();
-        let logs = hosting.dir.join("logs");
         let hello = first_hello(&connector, &epoch, deadline);
         let control = match while_alive(&mut *instance, &logs, hello).await? {
             Err(ControlError::Timeout { .. } | ControlError::Connect(ConnectError::TimedOut { .. })) => {

@@ -1,10 +1,14 @@
 //! Servers that answer twice, never, late, as somebody else, too much, and what is no answer at all.
 
+use std::io;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
 
-use casemate_mcp::Answer;
-use casemate_mcp::client::{CloseReason, Event, RequestError};
+use casemate_mcp::client::{CloseReason, Event, OpenError, RequestError};
+use casemate_mcp::{Answer, Conversation};
 use serde_json::json;
+use tokio::io::{AsyncRead, ReadBuf};
 
 use super::peer::{LONG, SHORT, legacy, options, params, response, result};
 
@@ -114,6 +118,28 @@ async fn a_line_of_100_mb_ends_the_conversation() {
     assert!(matches!(reason, CloseReason::TooLong { .. }));
     assert!((16..20).contains(&written), "{written} MiB were read");
     assert!(matches!(conversation.closed().await, CloseReason::TooLong { .. }));
+}
+
+/// A server that never stops printing, on a stream that is always ready.
+struct Endless;
+
+impl AsyncRead for Endless {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        buffer.put_slice(b"x\n");
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[tokio::test]
+async fn a_flood_that_never_pauses_leaves_others_their_turn() {
+    let mut impatient = options();
+    impatient.negotiate_timeout = SHORT;
+    let opened = Conversation::open(Endless, tokio::io::sink(), impatient).await;
+    assert!(matches!(opened, Err(OpenError::NoAnswer(RequestError::Timeout { .. }))), "{opened:?}");
 }
 
 #[tokio::test]

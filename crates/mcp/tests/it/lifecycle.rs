@@ -148,12 +148,15 @@ async fn closing_ends_one_direction_of_a_stream_that_has_two() {
 
 #[tokio::test]
 async fn a_server_that_does_not_close_is_left_after_the_grace() {
-    let (conversation, _peer) = legacy(options()).await;
+    let (conversation, mut peer) = legacy(options()).await;
     let waiting = conversation.clone();
     let asked = tokio::spawn(async move { waiting.request("x", None, LONG).await });
     tokio::task::yield_now().await;
     assert!(matches!(conversation.close(SHORT).await, CloseReason::Closed));
     assert!(matches!(asked.await.unwrap(), Err(RequestError::Closed { .. })));
+    // The handle is still there, but nobody reads any more.
+    while peer.try_say(b"noise\n").await.is_ok() {}
+    assert_eq!(conversation.counters().garbage_lines, 0);
 }
 
 #[tokio::test]

@@ -184,7 +184,8 @@ proptest! {
         let order = resolver.closure(&["m7", "m3", "m5"]).unwrap();
         for (at, name) in order.iter().enumerate() {
             for needed in needs(name[1..].parse().unwrap()) {
-                prop_assert!(order[..at].contains(&format!("m{needed}")));
+                let needed = format!("m{needed}");
+                prop_assert!(order[..at].contains(&needed));
             }
             prop_assert!(!order[..at].contains(name));
         }

@@ -1,7 +1,7 @@
 //! Fetches the indices of suites and keeps them for a while.
 
 use std::fs::{self, File};
-use std::io::{BufReader, Read};
+use std::io::{BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -13,7 +13,7 @@ use super::super::http::{Http, HttpError};
 use super::release::{self, Voucher};
 use super::{DebianError, Pocket, create_folder, fetch_error};
 use crate::archive::{Compression, decoder};
-use crate::partial;
+use crate::partial::{self, Partial};
 use crate::progress::Progress;
 
 /// The index of what runs on x86-64.
@@ -45,13 +45,7 @@ impl<'a> Cache<'a> {
     pub fn packages(&self, mirror: &Base, pocket: &Pocket) -> Result<Option<Box<dyn Read>>, DebianError> {
         let dists = format!("{}dists/{}/", pocket.archive, pocket.suite);
         let url = format!("{dists}InRelease");
-        let Some(inrelease) = self.inrelease(mirror, pocket, &url)? else { return Ok(None) };
-        let keyring = Path::new(release::KEYRING);
-        let (text, voucher) = release::trusted_text(&inrelease, &url, mirror.is_encrypted(), keyring)?;
-        if voucher == Voucher::Transport {
-            self.progress
-                .note("the archive's signature was not checked (no gpgv with Debian's keys); https vouches");
-        }
+        let Some(text) = self.release(mirror, pocket, &url)? else { return Ok(None) };
         let entry = release::entry(&text, &pocket.suite, PACKAGES, Timestamp::now())
             .map_err(|problem| release::malformed(&url, problem))?;
         if entry.size > LARGEST_PACKAGES {
@@ -67,31 +61,54 @@ impl<'a> Cache<'a> {
         reader.map(Some).map_err(|source| DebianError::Cache { path: packages, source })
     }
 
-    /// The release file of a pocket: from the cache if fresh, else from the mirror, else from the cache.
-    fn inrelease(&self, mirror: &Base, pocket: &Pocket, url: &str) -> Result<Option<PathBuf>, DebianError> {
+    /// The release of a pocket: from the cache if fresh, else from the mirror, else from the cache.
+    ///
+    /// Only what can be trusted is kept. An empty file says that the mirror lacks the pocket.
+    fn release(&self, mirror: &Base, pocket: &Pocket, url: &str) -> Result<Option<String>, DebianError> {
         let mut hasher = Hasher::sha256();
         hasher.update(url.as_bytes());
         let path = self.folder.join(format!("{}.{}", &hasher.finish().to_hex()[..16], pocket.suite));
-        let is_there = |path: PathBuf| {
-            // An empty file says that the mirror has no such pocket.
-            let absent = fs::metadata(&path).is_ok_and(|metadata| metadata.len() == 0);
-            (!absent).then_some(path)
-        };
-        if age(&path).is_some_and(|age| age < FRESH) {
-            return Ok(is_there(path));
+        if age(&path).is_some_and(|age| age < FRESH)
+            && let Ok(cached) = self.trusted(mirror, pocket, url, &path)
+        {
+            return Ok(cached);
         }
         let bytes = match self.http.get(url, None, LARGEST_RELEASE) {
             Ok(bytes) => bytes,
             Err(HttpError::Status { status: 404, .. }) if pocket.optional => Vec::new(),
-            Err(error) if path.exists() => {
-                self.progress.note(&format!("using an older index of Debian {}: {error}", pocket.suite));
-                return Ok(is_there(path));
+            Err(error) => {
+                let error = fetch_error(mirror, error);
+                let cached = self.trusted(mirror, pocket, url, &path).map_err(|_| error)?;
+                self.progress
+                    .note(&format!("the mirror is not reachable; using what is known of {}", pocket.suite));
+                return Ok(cached);
             }
-            Err(error) => return Err(fetch_error(mirror, error)),
         };
-        partial::write_atomically(&path, &bytes)
-            .map_err(|source| DebianError::Cache { path: path.clone(), source })?;
-        Ok(is_there(path))
+        let cannot_write = |source| DebianError::Cache { path: path.clone(), source };
+        let mut file = Partial::beside(&path).map_err(cannot_write)?;
+        file.write_all(&bytes).map_err(cannot_write)?;
+        let text = self.trusted(mirror, pocket, url, file.path())?;
+        file.publish(&path).map_err(cannot_write)?;
+        Ok(text)
+    }
+
+    fn trusted(
+        &self,
+        mirror: &Base,
+        pocket: &Pocket,
+        url: &str,
+        file: &Path,
+    ) -> Result<Option<String>, DebianError> {
+        if pocket.optional && fs::metadata(file).is_ok_and(|metadata| metadata.len() == 0) {
+            return Ok(None);
+        }
+        let keyring = Path::new(release::KEYRING);
+        let (text, voucher) = release::trusted_text(file, url, mirror.is_encrypted(), keyring)?;
+        if voucher == Voucher::Transport && !pocket.optional {
+            self.progress
+                .note("Debian's signature was not checked (no gpgv with Debian's keys): https vouches");
+        }
+        Ok(Some(text))
     }
 }
 

@@ -19,6 +19,7 @@ pub(super) struct Descriptors {
     pub monitor: RawFd,
     pub console: RawFd,
     pub link: RawFd,
+    pub kvm: Option<RawFd>,
 }
 
 /// The arguments after the program's name.
@@ -33,7 +34,11 @@ pub(super) fn build(spec: &Spec, fds: &Descriptors) -> Vec<String> {
     option("-M", "microvm,acpi=on,pic=off,pit=off,rtc=on,memory-backend=memory".to_owned());
     match spec.accelerator {
         Some(Accelerator::Kvm) => {
-            option("-accel", "kvm".to_owned());
+            // The VMM's user may not open the device; it gets it opened.
+            if let Some(kvm) = fds.kvm {
+                option("-add-fd", format!("fd={kvm},set=1"));
+            }
+            option("-accel", "kvm,device=/dev/fdset/1".to_owned());
             option("-cpu", "host".to_owned());
         }
         Some(Accelerator::Tcg) | None => {
@@ -127,6 +132,7 @@ mod tests {
             monitor: 14,
             console: 15,
             link: 16,
+            kvm: None,
         };
         let line = build(&spec, &fds).join(" ");
         assert!(!line.contains("net"), "{line}");

@@ -35,8 +35,8 @@ const FIRST_UID: u32 = 0x7000_0000;
 /// What every dynamically linked VMM reads.
 const READABLE: [&str; 6] = ["/usr", "/lib", "/lib64", "/bin", "/etc/ld.so.cache", "/etc/ld.so.preload"];
 
-/// Devices that the VMM writes to as well.
-const DEVICES: [&str; 2] = ["/dev/null", "/dev/kvm"];
+/// Devices that the VMM may open.
+const DEVICES: [&str; 1] = ["/dev/null"];
 
 /// The user id of a machine's VMM, if casemate is root and can give it one: distinct for every live machine
 /// of a home, and almost certainly for those of different homes.

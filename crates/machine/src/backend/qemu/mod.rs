@@ -15,7 +15,10 @@ mod qmp;
 pub(crate) mod tsc;
 
 use super::{BackendError, Boxed, Capabilities, Hosting, Instance};
-use crate::{log::CappedLog, spec::Spec};
+use crate::{
+    log::CappedLog,
+    spec::{Accelerator, Spec},
+};
 use casemate_link::{Connector, MuxHandle, mux};
 use confine::Confinement;
 use qmp::Qmp;
@@ -43,9 +46,6 @@ const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a killed VMM may take to be gone.
 const REAP_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// How long the last of what a VMM printed may take to reach its log.
-const DRAIN_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// Socket buffers of the link: a few windows of the multiplexer.
 const LINK_BUFFER_BYTES: usize = 1 << 20;
@@ -87,6 +87,7 @@ pub(crate) async fn start(spec: &Spec, hosting: &Hosting) -> Result<Vmm, Backend
             monitor: monitor_end.as_raw_fd(),
             console: console_end.as_raw_fd(),
             link: link_end.as_raw_fd(),
+            kvm: files.kvm.as_ref().map(AsRawFd::as_raw_fd),
         },
     ));
     let mut confinement = Confinement {
@@ -96,6 +97,7 @@ pub(crate) async fn start(spec: &Spec, hosting: &Hosting) -> Result<Vmm, Backend
     };
     confinement.readable.extend(files.root);
     confinement.inherit.extend(files.overlay);
+    confinement.inherit.extend(files.kvm);
     confinement.apply(&mut command)?;
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
 
@@ -109,7 +111,15 @@ pub(crate) async fn start(spec: &Spec, hosting: &Hosting) -> Result<Vmm, Backend
     if let Some(stderr) = child.stderr.take() {
         drains.push(console::drain(stderr, open_log(&logs.join("vmm.log"))?));
     }
-    let qmp = Qmp::connect(tokio_stream(monitor)?, GREETING_TIMEOUT).await?;
+    let qmp = match Qmp::connect(tokio_stream(monitor)?, GREETING_TIMEOUT).await {
+        Ok(qmp) => qmp,
+        Err(error) => {
+            let _ = child.kill().await;
+            // Why it failed is in what it printed.
+            console::finish(drains).await;
+            return Err(error);
+        }
+    };
     let mut nonce = [0; 16];
     rustix::rand::getrandom(&mut nonce, rustix::rand::GetRandomFlags::empty())
         .map_err(|errno| BackendError::system("draw the link's nonce")(errno.into()))?;
@@ -126,6 +136,7 @@ struct Files {
     initramfs: File,
     root: Option<File>,
     overlay: Option<OwnedFd>,
+    kvm: Option<OwnedFd>,
 }
 
 impl Files {
@@ -137,6 +148,10 @@ impl Files {
             memory,
             kernel: open("kernel", &spec.kernel)?,
             initramfs: open("initramfs", &spec.initramfs)?,
+            kvm: match spec.accelerator {
+                Some(Accelerator::Kvm) => Some(open_kvm()?.into()),
+                _ => None,
+            },
             root,
             overlay: match &spec.workload {
                 Some(workload) if workload.overlay => Some(overlay::create(&hosting.home)?),
@@ -188,9 +203,7 @@ impl Instance for Vmm {
         Box::pin(async {
             // Fails only where it has ended already.
             let _ = self.child.kill().await;
-            for drain in self.drains.drain(..) {
-                let _ = tokio::time::timeout(DRAIN_TIMEOUT, drain).await;
-            }
+            console::finish(std::mem::take(&mut self.drains)).await;
         })
     }
 }
@@ -213,6 +226,12 @@ fn open(what: &'static str, path: &Path) -> Result<File, BackendError> {
 
 fn open_log(path: &Path) -> Result<CappedLog, BackendError> {
     CappedLog::open(path).map_err(|source| BackendError::Open { what: "log", path: path.to_owned(), source })
+}
+
+fn open_kvm() -> Result<File, BackendError> {
+    let path = Path::new("/dev/kvm");
+    let opened = File::options().read(true).write(true).open(path);
+    opened.map_err(|source| BackendError::Open { what: "KVM device", path: path.to_owned(), source })
 }
 
 /// Memory that is a file: the VMM maps it by its descriptor's path, and a template can be made of it.
