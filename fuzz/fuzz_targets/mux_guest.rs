@@ -10,7 +10,9 @@ fuzz_target!(|chunks: Vec<Vec<u8>>| {
         guest.receive(chunk).expect("a guest never gives up");
         while let Some(event) = guest.next_event() {
             match event {
-                Event::Opened { stream, port } if port % 3 == 0 => guest.reset(stream, ResetCode::Refused, "no"),
+                Event::Opened { stream, port } if port % 3 == 0 => {
+                    guest.reset(stream, ResetCode::Refused, "no")
+                }
                 Event::Opened { stream, .. } => guest.accept(stream),
                 Event::Data { stream, bytes } => {
                     guest.release(stream, bytes.len());

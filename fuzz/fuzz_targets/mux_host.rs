@@ -22,7 +22,9 @@ fuzz_target!(|chunks: Vec<Vec<u8>>| {
         while let Some(event) = mux.next_event() {
             match event {
                 Event::Synced => panic!("synchronised twice"),
-                Event::Opened { stream, port } if port % 3 == 0 => mux.reset(stream, ResetCode::Refused, "no"),
+                Event::Opened { stream, port } if port % 3 == 0 => {
+                    mux.reset(stream, ResetCode::Refused, "no")
+                }
                 Event::Opened { stream, .. } => {
                     assert_eq!(unread.insert(stream, 0), None, "a stream opened twice");
                     mux.accept(stream);

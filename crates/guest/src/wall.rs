@@ -201,6 +201,9 @@ impl Wall {
                 Ok(()) => {}
                 // Past the last one that this kernel knows.
                 Err(Errno::INVAL) => break,
+                // A container may lack both this right and the capability in question.
+                Err(Errno::PERM)
+                    if rustix::thread::capability_is_in_bounding_set(capability) == Ok(false) => {}
                 Err(error) => return Err(error.into()),
             }
         }

@@ -19,6 +19,7 @@ mod modinfo;
 mod modules;
 mod obtain;
 mod store;
+mod strip;
 
 use std::io;
 use std::path::PathBuf;
@@ -208,6 +209,9 @@ pub enum ModuleError {
     /// A file is no ELF object.
     #[error("a module is no ELF object")]
     Elf(#[source] object::Error),
+    /// The sections of a module share bytes.
+    #[error("the sections of a module overlap")]
+    Overlap,
     /// A module says nothing of itself.
     #[error("a module has no .modinfo")]
     NoModInfo,

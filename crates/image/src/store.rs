@@ -370,7 +370,7 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let store = Store::open(home.path()).unwrap();
         let (a, b) = (add(&store, 'a', 1), add(&store, 'b', 1));
-        let pruned = store.prune(&[b.digest.clone()]).unwrap();
+        let pruned = store.prune(std::slice::from_ref(&b.digest)).unwrap();
         assert_eq!(pruned, Pruned { images: vec![a.digest], bytes: 6 });
         assert_eq!(store.images().unwrap().len(), 1);
     }

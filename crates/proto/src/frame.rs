@@ -87,7 +87,9 @@ impl FrameBuffer {
         if length as usize > FRAME_BYTES {
             return Err(FrameError::Length(length));
         }
-        let Some(payload) = rest.get(..length as usize) else { return Ok(None) };
+        let Some(payload) = rest.get(..length as usize) else {
+            return Ok(None);
+        };
         self.start += HEADER_BYTES + payload.len();
         Ok(Some((kind, payload)))
     }

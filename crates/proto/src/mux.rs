@@ -26,6 +26,7 @@
 //! rules ends the link ([`Violation`]); what the host sends against them the guest ignores until the next
 //! `SYNC`.
 
+mod cobs;
 mod codec;
 mod state;
 

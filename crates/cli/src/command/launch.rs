@@ -16,7 +16,7 @@ use casemate_proto::ids::Name;
 ///
 /// Examples:
 ///   casemate launch everything
-///   casemate launch big --command 'npx -y @modelcontextprotocol/server-everything'--memory 512
+///   casemate launch big --command 'npx -y @modelcontextprotocol/server-everything' --memory 512
 #[derive(Debug, Clone, PartialEq, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct Launch {

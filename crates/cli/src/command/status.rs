@@ -78,10 +78,9 @@ pub fn run(args: Status, context: &Context) -> Result<Outcome, Error> {
         let header = ["NAME", "SERVER", "STATE", "BACKEND", "CID", "MEMORY", "RESIDENT", "UPTIME", "REASON"];
         context.screen.print(&table(header, &rows, context.screen.width))?;
     }
-    if args.name.is_none() && !args.all && ended_badly > 0 {
-        context
-            .screen
-            .note(&format!("{ended_badly} machines failed in the last days: casemate status --all"));
+    if args.name.is_none() && !args.all && failed > 0 {
+        let machines = if failed == 1 { "machine" } else { "machines" };
+        context.screen.note(&format!("{failed} {machines} failed in the last days: casemate status --all"));
     }
     Ok(Outcome::Done)
 }

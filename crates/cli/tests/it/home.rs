@@ -76,6 +76,17 @@ impl Home {
         fs::read_to_string(self.path().join(name)).unwrap()
     }
 
+    /// What is written down about the machine that last had this name.
+    pub fn machine_record(&self, name: &str) -> serde_json::Value {
+        let mut records: Vec<serde_json::Value> = entries(&self.path().join("machines"))
+            .filter_map(|machine| fs::read(machine.join("machine.json")).ok())
+            .filter_map(|text| serde_json::from_slice(&text).ok())
+            .filter(|record: &serde_json::Value| record["name"] == name)
+            .collect();
+        records.sort_by_key(|record| record["started_at"].as_str().unwrap_or_default().to_owned());
+        records.pop().unwrap_or_else(|| panic!("no machine {name}"))
+    }
+
     /// The program in this home, to be run otherwise than by [`casemate`].
     pub fn command<S: AsRef<str>>(&self, args: &[S]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_casemate"));

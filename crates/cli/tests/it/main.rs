@@ -1,8 +1,13 @@
 //! Tests of the program as its users meet it: arguments, exit codes, files, output.
 
+// Clippy's exception for tests does not reach the helpers of an integration test.
+#![allow(clippy::unwrap_used)]
+
 mod bad_input;
+mod commands;
 mod config;
 mod examples;
+mod guide;
 mod help;
 mod home;
 mod json;

@@ -15,6 +15,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{BuildError, BuildRequest, Context};
+use crate::files::failed;
 use crate::record;
 use crate::registry::digest::{Digest, Hasher};
 use crate::runtime::RuntimeLock;
@@ -82,8 +83,9 @@ pub(super) fn request_key(request: &BuildRequest<'_>) -> Result<RequestKey, Buil
         Source::Npm { name, version, .. } => add(&format!("npm {name} {version:?}")),
         Source::Pypi { name, version, with, .. } => add(&format!("pypi {name} {version:?} {with:?}")),
         Source::Dir(folder) => {
+            let folder = std::path::absolute(folder).map_err(failed("find", folder))?;
             add(&format!("dir {} {:?}", folder.display(), request.command));
-            add(&super::dir::digest(folder)?.to_hex());
+            add(&super::dir::digest(&folder)?.to_hex());
         }
         other => add(&other.to_string()),
     }

@@ -201,6 +201,7 @@ fn npm(
         ("globalconfig", "/opt/npmrc"),
         ("prefix", "/tmp/prefix"),
         ("ignore_scripts", scripts),
+        ("script_shell", node::SHELL_PROGRAM),
         ("omit", "dev"),
         ("lockfile_version", "3"),
         ("fund", "false"),

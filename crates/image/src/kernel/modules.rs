@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::ModuleError;
 use super::modinfo::{ModInfo, module_name};
+use super::strip::without_debug;
 use crate::archive::{Compression, decoder};
 
 /// Without these no machine starts: its devices, its link, its root file system, its randomness.
@@ -237,7 +238,7 @@ impl Resolver<'_> {
         if let Some((info, _)) = self.loaded.get(name) {
             return Ok(info.clone());
         }
-        let bytes = self.library.load(name)?;
+        let bytes = without_debug(self.library.load(name)?)?;
         let info = ModInfo::of(&bytes)?;
         self.loaded.insert(name.to_owned(), (info.clone(), bytes));
         Ok(info)
@@ -271,4 +272,4 @@ impl Resolver<'_> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

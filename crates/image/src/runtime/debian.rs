@@ -43,6 +43,15 @@ pub(crate) fn pins(packages: impl IntoIterator<Item = Package>) -> Pins {
     Pins(packages.into_iter().map(pin).collect())
 }
 
+/// Unpacks what `map` takes of a package, to where it says.
+pub(crate) fn unpack_to(
+    deb: &Path,
+    tree: &mut Tree,
+    map: &dyn Fn(&Path) -> Option<PathBuf>,
+) -> Result<(), BuildError> {
+    debian::unpack(deb, tree, &|path| map(&debian::merged_usr(path)?)).map_err(Into::into)
+}
+
 /// Unpacks a package into a root, but for what no image needs.
 pub(crate) fn unpack(
     pin: &Pin,

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
-use super::pin::{HexDigest, Pin, Pins, npm_integrity, plain_version};
+use super::pin::{HexDigest, Pin, npm_integrity, plain_version};
 use super::{RuntimeLock, debian};
 use crate::archive::{Compression, Tree, decoder, unpack_tar};
 use crate::build::{BuildError, Context};
@@ -21,6 +21,12 @@ const NPM_MAJOR: u32 = 11;
 /// What the binary is linked against (its `DT_NEEDED`), and the locale.
 const LIBRARIES: [&str; 4] = ["libc6", "libgcc-s1", "libstdc++6", "libc-bin"];
 
+/// The shell that runs packages' scripts where those are allowed; images have none.
+const SHELL: &str = "dash";
+
+/// Where that shell is, as a path inside the build root.
+pub(crate) const SHELL_PROGRAM: &str = "/opt/bin/dash";
+
 /// The program that runs scripts, as a path inside.
 pub(crate) const PROGRAM: &str = "/usr/bin/node";
 
@@ -35,7 +41,8 @@ pub(crate) fn lock(context: &Context<'_>) -> Result<RuntimeLock, BuildError> {
     }
     let mut parts = debian::pins(libraries);
     parts.0.push(newest(context, NODE, NODE_MAJOR)?);
-    let tools = Pins(vec![newest(context, NPM, NPM_MAJOR)?]);
+    let mut tools = debian::pins([archive.package(SHELL)?]);
+    tools.0.push(newest(context, NPM, NPM_MAJOR)?);
     Ok(RuntimeLock::new(Runtime::Node, parts, tools))
 }
 
@@ -53,6 +60,11 @@ pub(crate) fn unpack(
                 ["bin", "lib", "node_modules", "package.json"].iter().any(|name| path.starts_with(name));
             is_wanted.then(|| Path::new("opt/npm").join(path))
         },
+        SHELL => {
+            return debian::unpack_to(file, tree, &|path| {
+                (path == Path::new("usr/bin/dash")).then(|| SHELL_PROGRAM.trim_start_matches('/').into())
+            });
+        }
         _ => return debian::unpack(pin, file, tree, &|_| true),
     };
     let archive = File::open(file).map_err(crate::files::failed("open", file))?;

@@ -86,22 +86,23 @@ pub(super) async fn negotiate(
 ) -> Result<Agreed, OpenError> {
     let deadline = Instant::now() + timeout;
     let modern_first = hint.is_some_and(|era| era.is_modern());
-    let mut refused = None;
-    for modern in [modern_first, !modern_first] {
-        let attempt = if modern {
+    let attempt = async |modern| {
+        if modern {
             discover(link, identity, deadline).await
         } else {
             initialize(link, identity, deadline).await
-        };
-        match (attempt, refused.is_some()) {
-            (Ok(Attempt::Agreed(agreed)), _) => return Ok(agreed),
-            // A server of the other era need not survive the second question.
-            (Ok(Attempt::Refused(_)) | Err(OpenError::NoAnswer(_)), true) => break,
-            (Ok(Attempt::Refused(error)), false) => refused = Some(error),
-            (Err(error), _) => return Err(error),
         }
+    };
+    let refused = match attempt(modern_first).await? {
+        Attempt::Agreed(agreed) => return Ok(agreed),
+        Attempt::Refused(error) => error,
+    };
+    match attempt(!modern_first).await {
+        Ok(Attempt::Agreed(agreed)) => Ok(agreed),
+        // A server of the other era need not survive the second question.
+        Ok(Attempt::Refused(_)) | Err(OpenError::NoAnswer(_)) => Err(refused),
+        Err(error) => Err(error),
     }
-    Err(refused.unwrap_or(OpenError::Malformed { method: INITIALIZE, missing: "answer" }))
 }
 
 async fn initialize(link: &Link, identity: &Identity, deadline: Instant) -> Result<Attempt, OpenError> {

@@ -1,6 +1,6 @@
 //! Frames to bytes and back.
 
-use super::{DATA_BYTES, Nonce, REASON_BYTES, ResetCode, VERSION};
+use super::{DATA_BYTES, Nonce, REASON_BYTES, ResetCode, VERSION, cobs};
 
 /// One decoded frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,22 +74,21 @@ pub fn encode(frame: &Frame<'_>, out: &mut Vec<u8>) {
             put(&reason.as_bytes()[..reason.floor_char_boundary(REASON_BYTES)]);
         }
     }
-    let start = out.len();
-    out.resize(start + cobs::max_encoding_length(length), 0);
-    let encoded = cobs::encode(&plain[..length], &mut out[start..]);
-    out.truncate(start + encoded);
+    cobs::encode(&plain[..length], out);
     out.push(0);
 }
 
 /// Decodes, in place, the bytes before one delimiter.
 pub fn decode(bytes: &mut [u8]) -> Result<Frame<'_>, Malformed> {
-    let length = cobs::decode_in_place(bytes).map_err(|_| Malformed::Cobs)?;
+    let length = cobs::decode(bytes).ok_or(Malformed::Cobs)?;
     let plain = &bytes[..length];
     let malformed = Malformed::Shape { kind: plain.first().copied().unwrap_or(0), length };
     let (&[kind, a, b, c, d], body) = plain.split_first_chunk::<5>().ok_or(malformed)?;
     let stream = u32::from_le_bytes([a, b, c, d]);
     let number = || body.try_into().map(u32::from_le_bytes).map_err(|_| malformed);
-    let empty = |frame: Frame<'static>| if body.is_empty() { Ok(frame) } else { Err(malformed) };
+    let empty = |frame: Frame<'static>| {
+        if body.is_empty() { Ok(frame) } else { Err(malformed) }
+    };
     match kind {
         0 | 1 => {
             let (version, nonce) = body.split_first_chunk::<2>().ok_or(malformed)?;

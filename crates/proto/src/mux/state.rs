@@ -226,7 +226,9 @@ impl Mux {
     /// Queues as much of `bytes` as the stream's window allows and returns how much that was. Zero means:
     /// wait for [`Event::Writable`], or the stream is not open.
     pub fn send(&mut self, id: StreamId, bytes: &[u8]) -> usize {
-        let Some(stream) = self.streams.get_mut(&id.0) else { return 0 };
+        let Some(stream) = self.streams.get_mut(&id.0) else {
+            return 0;
+        };
         if stream.phase != Phase::Open || stream.fin_sent {
             return 0;
         }
@@ -240,7 +242,9 @@ impl Mux {
 
     /// Says that no more data will be sent; the other direction stays open.
     pub fn finish(&mut self, id: StreamId) {
-        let Some(stream) = self.streams.get_mut(&id.0) else { return };
+        let Some(stream) = self.streams.get_mut(&id.0) else {
+            return;
+        };
         if stream.phase == Phase::Open && !stream.fin_sent {
             stream.fin_sent = true;
             self.emit(&Frame::Fin { stream: id.0 });
@@ -257,7 +261,9 @@ impl Mux {
 
     /// Gives back room for `bytes` that were received and are out of memory now.
     pub fn release(&mut self, id: StreamId, bytes: usize) {
-        let Some(stream) = self.streams.get_mut(&id.0) else { return };
+        let Some(stream) = self.streams.get_mut(&id.0) else {
+            return;
+        };
         if stream.fin_received {
             return;
         }
@@ -279,7 +285,7 @@ impl Mux {
             }
         }
         while !bytes.is_empty() {
-            let end = bytes.iter().position(|&byte| byte == 0);
+            let end = memchr::memchr(0, bytes);
             let part = &bytes[..end.unwrap_or(bytes.len())];
             if self.partial.len() + part.len() >= ENCODED_BYTES {
                 self.overlong = true;

@@ -136,15 +136,12 @@ mod tests {
     #[test]
     fn the_root_is_pinned_and_addresses_decide_nothing() {
         let mut one = Lockfile::parse(LOCK).unwrap();
-        let other = Lockfile::parse(&LOCK.replace("one.test", "two.test")).unwrap();
+        let other = Lockfile::parse(LOCK.replace("one.test", "two.test")).unwrap();
         assert_eq!(one.identity(), other.identity());
         assert_eq!(one.pin_root("@a/b"), Some("1.2.3".to_owned()));
         assert_eq!(one.pin_root("missing"), None);
         assert!(one.to_text().contains(r#""dependencies":{"@a/b":"1.2.3"}"#));
-        assert_ne!(
-            one.identity(),
-            Lockfile::parse(&LOCK.replace("sha512-C", "sha512-X")).unwrap().identity()
-        );
+        assert_ne!(one.identity(), Lockfile::parse(LOCK.replace("sha512-C", "sha512-X")).unwrap().identity());
     }
 
     #[test]
@@ -158,7 +155,7 @@ mod tests {
     #[test]
     fn places_outside_are_refused() {
         for place in ["../x", "/etc", "node_modules/../../x"] {
-            assert!(Lockfile::parse(&format!(r#"{{"packages":{{"{place}":{{}}}}}}"#)).is_err(), "{place}");
+            assert!(Lockfile::parse(format!(r#"{{"packages":{{"{place}":{{}}}}}}"#)).is_err(), "{place}");
         }
         assert!(Lockfile::parse("{}").is_err());
     }

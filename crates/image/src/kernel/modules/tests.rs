@@ -6,34 +6,50 @@ use super::*;
 
 /// A relocatable ELF object for x86-64 with nothing but `.modinfo`.
 fn module(attributes: &[&str]) -> Vec<u8> {
+    module_with(attributes, &[])
+}
+
+/// The same with further sections.
+pub(in crate::kernel) fn module_with(attributes: &[&str], more: &[(&str, &[u8])]) -> Vec<u8> {
     let info: Vec<u8> = attributes.iter().flat_map(|text| text.bytes().chain([0])).collect();
-    let names = b"\0.modinfo\0.shstrtab\0";
-    let (info_at, names_at) = (64, 64 + info.len());
-    let table_at = (names_at + names.len()).next_multiple_of(8);
-    let mut elf = b"\x7fELF\x02\x01\x01".to_vec();
-    elf.resize(16, 0);
-    for half in [1u16, 62] {
-        elf.extend(half.to_le_bytes());
+    let mut sections: Vec<(&str, &[u8])> = vec![(".modinfo", &info)];
+    sections.extend(more);
+    let mut names = vec![0];
+    let mut name_offsets = Vec::new();
+    for name in sections.iter().map(|(name, _)| *name).chain([".shstrtab"]) {
+        name_offsets.push(names.len() as u32);
+        names.extend(name.bytes().chain([0]));
     }
-    elf.extend(1u32.to_le_bytes());
-    for wide in [0u64, 0, table_at as u64] {
-        elf.extend(wide.to_le_bytes());
-    }
-    elf.extend(0u32.to_le_bytes());
-    for half in [64u16, 0, 0, 64, 3, 2] {
-        elf.extend(half.to_le_bytes());
-    }
-    elf.extend(&info);
-    elf.extend(names);
-    elf.resize(table_at + 64, 0);
-    for (name, kind, offset, size) in [(1u32, 1u32, info_at, info.len()), (10, 3, names_at, names.len())] {
-        elf.extend(name.to_le_bytes());
-        elf.extend(kind.to_le_bytes());
+    let names_copy = names.clone();
+    sections.push((".shstrtab", &names_copy));
+
+    let mut elf = vec![0; 64];
+    let mut table = vec![0; 64];
+    for ((name, data), name_offset) in sections.iter().zip(name_offsets) {
+        let kind = if *name == ".shstrtab" { 3u32 } else { 1 };
+        table.extend(name_offset.to_le_bytes());
+        table.extend(kind.to_le_bytes());
         // Flags, address, offset, size, link and info, alignment, entry size.
-        for wide in [0, 0, offset as u64, size as u64, 0, 1, 0] {
-            elf.extend(wide.to_le_bytes());
+        for wide in [0, 0, elf.len() as u64, data.len() as u64, 0, 1, 0] {
+            table.extend(wide.to_le_bytes());
         }
+        elf.extend_from_slice(data);
     }
+    elf.resize(elf.len().next_multiple_of(8), 0);
+    let table_at = elf.len() as u64;
+    elf.extend(table);
+    let count = sections.len() as u16 + 1;
+    let mut header = b"\x7fELF\x02\x01\x01".to_vec();
+    header.resize(16, 0);
+    header.extend([1, 0, 62, 0, 1, 0, 0, 0]);
+    for wide in [0u64, 0, table_at] {
+        header.extend(wide.to_le_bytes());
+    }
+    header.extend(0u32.to_le_bytes());
+    for half in [64u16, 0, 0, 64, count, count - 1] {
+        header.extend(half.to_le_bytes());
+    }
+    elf[..64].copy_from_slice(&header);
     elf
 }
 
