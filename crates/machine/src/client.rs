@@ -27,6 +27,9 @@ use std::{
 };
 use tokio::{net::UnixStream, time::timeout};
 
+/// How long a supervisor may take to tell why a conversation ended.
+const END_NEWS: Duration = Duration::from_secs(1);
+
 /// How long a supervisor may take to end after it said that its machine has.
 const SUPERVISOR_EXIT: Duration = Duration::from_secs(2);
 
@@ -60,6 +63,15 @@ pub enum LaunchError {
         /// Where its logs are.
         logs: PathBuf,
     },
+}
+
+/// Why a client's conversation with the server of a leased machine ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ConversationEnd {
+    /// The server did.
+    ServerExited(Exit),
+    /// The supervisor broke it off, for this reason.
+    Broken(String),
 }
 
 /// A machine that lives as long as this value, or until it is let go.
@@ -100,6 +112,8 @@ pub async fn launch(
                 return Ok(leased);
             }
             Ok(Some(Report::ServerExited { exit })) => leased.server_exit = Some(exit),
+            // No client speaks with a machine that is not ready.
+            Ok(Some(Report::ConversationBroken { .. })) => {}
             Ok(Some(Report::Ended { reason, hint, .. })) => {
                 let logs = leased.dir.join("logs");
                 leased.reap().await;
@@ -151,16 +165,16 @@ impl Leased {
         Ok(Session { stream: Jsonl::new(self.connect(supervise::PORT).await?, supervise::MESSAGE_BYTES) })
     }
 
-    /// How the server ended, if the supervisor tells within a moment. For a client whose conversation
-    /// ended.
-    pub async fn server_exit(&mut self) -> Option<Exit> {
-        if self.server_exit.is_none() {
-            let told = timeout(Duration::from_secs(1), self.leash.receive::<Report>()).await;
-            if let Ok(Ok(Some(Report::ServerExited { exit }))) = told {
-                self.server_exit = Some(exit);
-            }
+    /// Why the conversation of a client ended, if the supervisor tells within a moment.
+    pub async fn conversation_end(&mut self) -> Option<ConversationEnd> {
+        if let Some(exit) = self.server_exit.take() {
+            return Some(ConversationEnd::ServerExited(exit));
         }
-        self.server_exit.clone()
+        match timeout(END_NEWS, self.leash.receive::<Report>()).await {
+            Ok(Ok(Some(Report::ServerExited { exit }))) => Some(ConversationEnd::ServerExited(exit)),
+            Ok(Ok(Some(Report::ConversationBroken { reason }))) => Some(ConversationEnd::Broken(reason)),
+            _ => None,
+        }
     }
 
     /// Stops the machine and waits until nothing of it is left; says how it ended.

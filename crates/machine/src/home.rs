@@ -7,7 +7,6 @@
 //! machines/lock     taken for decisions across machines: names, CIDs, sweeping, pruning
 //! ```
 
-use fs4::FileExt;
 use rustix::fs::{Mode, OFlags};
 use std::{
     fs::{self, File},
@@ -124,7 +123,7 @@ impl Home {
     pub(crate) fn lock_machines(&self) -> Result<File, HomeError> {
         let path = self.machines().join("lock");
         let file = open_lock(&path)?;
-        FileExt::lock(&file).map_err(HomeError::io("lock", &path))?;
+        file.lock().map_err(HomeError::io("lock", &path))?;
         Ok(file)
     }
 }

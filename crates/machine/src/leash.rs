@@ -40,6 +40,11 @@ pub enum Report {
         /// How.
         exit: Exit,
     },
+    /// The supervisor broke off a client's conversation.
+    ConversationBroken {
+        /// Why.
+        reason: String,
+    },
     /// The machine is over.
     Ended {
         /// `stopped` or `failed`.

@@ -25,7 +25,7 @@ pub mod supervise;
 pub mod supervisor;
 mod sys;
 
-pub use client::{LaunchError, Leased, Session, SessionError, launch};
+pub use client::{ConversationEnd, LaunchError, Leased, Session, SessionError, launch};
 pub use home::{Home, HomeError};
 pub use record::{Record, State, Status};
 pub use registry::Registry;

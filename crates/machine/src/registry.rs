@@ -10,7 +10,6 @@ use crate::{
     spec::Spec,
 };
 use casemate_proto::ids::{Cid, Name};
-use fs4::FileExt;
 use jiff::{SignedDuration, Timestamp};
 use std::{
     collections::BTreeSet,
@@ -83,7 +82,7 @@ impl Registry {
         create_private_dir(&dir.join("logs"))?;
         let lock_path = dir.join("lock");
         let lock = open_lock(&lock_path)?;
-        FileExt::lock(&lock).map_err(HomeError::io("lock", &lock_path))?;
+        lock.lock().map_err(HomeError::io("lock", &lock_path))?;
         let record = Record::planned(id, cid, spec);
         match record.save(&self.home) {
             Ok(()) => Ok(Claim { record, lock }),
@@ -180,7 +179,7 @@ pub(crate) fn tidy_ended(dir: &std::path::Path) {
 /// machine whose lock was removed is over too.
 fn lock_if_over(dir: &std::path::Path) -> Option<Option<File>> {
     match File::open(dir.join("lock")) {
-        Ok(file) => FileExt::try_lock(&file).is_ok().then_some(Some(file)),
+        Ok(file) => file.try_lock().is_ok().then_some(Some(file)),
         Err(_) => Some(None),
     }
 }

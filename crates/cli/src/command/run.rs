@@ -4,11 +4,13 @@ use super::options::{LaterOptions, MachineOptions, ServerOptions};
 use crate::{
     config::settings,
     context::Context,
-    engine::{self, Leased, Target, Unknown, asking},
+    engine::{self, ConversationEnd, Leased, Target, Unknown, asking},
     error::{Error, Outcome},
     render::harmless,
 };
 use casemate_proto::{control::Exit, ids::Name, port};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use std::time::Duration;
 use tokio::{
     io::{AsyncWriteExt, copy},
     net::unix::{OwnedReadHalf, OwnedWriteHalf},
@@ -16,6 +18,9 @@ use tokio::{
 
 /// The name of a server that is given as a command.
 const AD_HOC: &str = "run";
+
+/// How often a client that sends nothing more is looked for.
+const STILL_THERE: Duration = Duration::from_secs(1);
 
 /// Be a server on standard input and output: what goes into a client's configuration
 ///
@@ -46,8 +51,13 @@ pub struct Run {
 }
 
 /// Which side ended a conversation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ended {
+    /// The client closed standard input, and then the server said no more.
     Client,
+    /// Nobody reads the server's messages any more.
+    Unheard,
+    /// The server, or its machine.
     Server,
 }
 
@@ -64,24 +74,29 @@ pub async fn run(args: Run, context: &Context) -> Result<Outcome, Error> {
     let plan = engine::plan(context, &configuration, &target, &settings).await?;
     let mut leased = asking::lease_for_client(context, &plan, &target.name).await?;
     let conversed = converse(&leased).await;
-    // A client that leaves ends the server, whose way of ending is then its own matter.
-    let exit = match conversed {
-        Ok(Ended::Server) => leased.server_exit().await,
+    let end = match conversed {
+        Ok(Ended::Client | Ended::Server) => leased.conversation_end().await,
         _ => None,
     };
     let name = leased.record().name.to_string();
     let logs = context.home.machine(&leased.record().id).join("logs");
     leased.stop().await;
-    match (conversed, exit) {
-        (Err(error), _) => Err(error),
-        (Ok(Ended::Client), _) => Ok(Outcome::Done),
-        (Ok(Ended::Server), Some(Exit { code: Some(0), .. })) => Ok(Outcome::Done),
-        (Ok(Ended::Server), exit) => {
-            let tail =
-                exit.as_ref().map(|exit| harmless(exit.stderr_tail.trim())).filter(|tail| !tail.is_empty());
-            let how = exit.map_or("without a word".to_owned(), |exit| describe(&exit));
-            let error = Error::server(format!("server of machine {name} ended {how}"));
-            Err(error.maybe_hint(tail.map(|tail| format!("its last words: {tail}"))).log(&logs))
+    match (conversed?, end) {
+        (Ended::Client | Ended::Server, Some(ConversationEnd::Broken(reason))) => {
+            Err(Error::server(format!("conversation with machine {name} was broken off: {reason}"))
+                .log(&logs))
+        }
+        // A client that leaves ends the server, whose way of ending is then its own matter.
+        (Ended::Client | Ended::Unheard, _) => Ok(Outcome::Done),
+        (Ended::Server, Some(ConversationEnd::ServerExited(Exit { code: Some(0), .. }))) => Ok(Outcome::Done),
+        (Ended::Server, Some(ConversationEnd::ServerExited(exit))) => {
+            let tail = harmless(exit.stderr_tail.trim());
+            let tail = (!tail.is_empty()).then(|| format!("its last words: {tail}"));
+            let error = Error::server(format!("server of machine {name} ended {}", describe(&exit)));
+            Err(error.maybe_hint(tail).log(&logs))
+        }
+        (Ended::Server, None) => {
+            Err(Error::server(format!("conversation with machine {name} ended without a reason")).log(&logs))
         }
     }
 }
@@ -101,8 +116,10 @@ async fn converse(leased: &Leased) -> Result<Ended, Error> {
         half = &mut upward => {
             // Dropped at the end of this block: the write half stays closed, not reset.
             let _half = half;
-            downward.await;
-            Ok(Ended::Client)
+            tokio::select! {
+                ended = &mut downward => Ok(if ended == Ended::Server { Ended::Client } else { ended }),
+                () = unheard() => Ok(Ended::Unheard),
+            }
         }
     }
 }
@@ -117,9 +134,23 @@ async fn up(mut to_server: OwnedWriteHalf) -> OwnedWriteHalf {
 async fn down(mut from_server: OwnedReadHalf) -> Ended {
     match copy(&mut from_server, &mut tokio::io::stdout()).await {
         // The client has closed its end: nobody listens any more.
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ended::Client,
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ended::Unheard,
         // A supervisor that is gone ends the conversation as a server does.
         Ok(_) | Err(_) => Ended::Server,
+    }
+}
+
+/// Resolves when standard output has lost its reader. A client that was killed closes both ends, and a
+/// server that neither ends at the end of its input nor writes would never find out.
+async fn unheard() {
+    let stdout = std::io::stdout();
+    loop {
+        tokio::time::sleep(STILL_THERE).await;
+        let mut asked = [PollFd::new(&stdout, PollFlags::empty())];
+        let answered = poll(&mut asked, Some(&Timespec::default()));
+        if answered.is_ok() && asked[0].revents().intersects(PollFlags::ERR | PollFlags::HUP) {
+            return;
+        }
     }
 }
 

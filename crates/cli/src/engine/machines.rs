@@ -108,6 +108,8 @@ pub async fn answering(
     name: &Name,
     wish: &MachineOptions,
 ) -> Result<Option<Record>, Error> {
+    let said = wish.isolation.is_some() || wish.backend.is_some();
+    let wish = if said { wish } else { &context.environment.0 };
     let until = Instant::now() + STARTING_TIMEOUT;
     loop {
         let candidates = named(list(context)?, name).into_iter().filter(|record| answers(record, wish));

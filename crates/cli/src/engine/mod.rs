@@ -15,8 +15,8 @@ pub use casemate_image::{
     source::{Source, SourceError},
 };
 pub use casemate_machine::{
-    Accelerator, BackendKind, Conversation, Home, Isolation, Leased, Lifetime, Record, Session, State,
-    Status, client::McpAnswer, doctor::Report,
+    Accelerator, BackendKind, Conversation, ConversationEnd, Home, Isolation, Leased, Lifetime, Record,
+    Session, State, Status, client::McpAnswer, doctor::Report,
 };
 pub use failure::{launch_error, session_error};
 pub use plan::{Plan, plan};

@@ -154,7 +154,7 @@ fn multiple_concurrent_servers() {
                     assert_eq!(call(home, name, "counter", &json!({}))["count"], round);
                     call(home, name, "write_file", &json!({"path": "/tmp/own", "content": own}));
                     let read = call(home, name, "read_file", &json!({"path": "/tmp/own"}));
-                    assert_eq!(read, Value::String(own));
+                    assert_eq!(read["content"], own);
                 }
             });
         }
@@ -212,10 +212,10 @@ fn resource_limits_hold_inside() {
     let machine = &status(&home)[0];
     assert_eq!((&machine["memory_mb"], &machine["vcpus"]), (&json!(192), &json!(2)));
     let meminfo = call(&home, "m", "read_file", &json!({"path": "/proc/meminfo"}));
-    let total = meminfo.as_str().unwrap().split_whitespace().nth(1).unwrap().parse::<u64>().unwrap();
+    let total = meminfo["content"].as_str().unwrap().split_whitespace().nth(1).unwrap().parse::<u64>().unwrap();
     assert!((96 << 10..192 << 10).contains(&total), "{total} kB inside a machine of 192 MiB");
     let cpus = call(&home, "m", "read_file", &json!({"path": "/proc/cpuinfo"}));
-    assert_eq!(cpus.as_str().unwrap().matches("processor\t:").count(), 2);
+    assert_eq!(cpus["content"].as_str().unwrap().matches("processor\t:").count(), 2);
     // A fork bomb ends at the limit of processes, and the machine lives on.
     let bomb = call(&home, "m", "fork_bomb", &json!({"limit": 5000}));
     assert!(bomb["forked"].as_u64().unwrap() < 600, "{bomb}");
@@ -241,16 +241,19 @@ fn mounts_and_hardening_inside() {
     for path in ["/tmp/x", "/run/x", "/home/casemate/x"] {
         assert!(write(path), "{path} cannot be written");
     }
-    for path in ["/x", "/usr/x", "/usr/bin/casemate-probe", "/etc/passwd", "/dev/vda", "/proc/sysrq-trigger"] {
+    for path in ["/x", "/usr/x", "/usr/bin/casemate-probe", "/etc/passwd", "/dev/vda", "/proc/sysrq-trigger"]
+    {
         assert!(!write(path), "{path} was written");
     }
     let read = |path: &str| done("read_file", json!({"path": path}));
     assert!(read("/etc/passwd"));
-    for path in ["/dev/vda", "/dev/vport0p1", "/dev/vport1p1", "/dev/mem", "/proc/1/environ", "/modules/order"] {
+    for path in
+        ["/dev/vda", "/dev/vport0p1", "/dev/vport1p1", "/dev/mem", "/proc/1/environ", "/modules/order"]
+    {
         assert!(!read(path), "{path} was read");
     }
     let interfaces = call(&home, "m", "read_file", &json!({"path": "/proc/net/dev"}));
-    let devices: Vec<_> = interfaces.as_str().unwrap().lines().skip(2).map(str::trim).collect();
+    let devices: Vec<_> = interfaces["content"].as_str().unwrap().lines().skip(2).map(str::trim).collect();
     assert!(devices.iter().all(|line| line.starts_with("lo:")), "{devices:?}");
     // What is not built yet is refused and not dropped.
     let refused = casemate(&home, &["launch", "m2", "--mount", "/etc:/mnt"]);

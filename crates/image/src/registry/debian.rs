@@ -327,3 +327,6 @@ fn create_folder(path: &Path) -> Result<(), DebianError> {
 fn fetch_error(mirror: &Base, source: HttpError) -> DebianError {
     DebianError::Fetch { origin: mirror.origin().to_owned(), source: Box::new(source) }
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,7 +10,7 @@ use casemate_proto::{limits::MCP_MESSAGE_BYTES, line::LineBuffer, mux::ResetCode
 use serde_json::value::RawValue;
 use std::{io, rc::Rc};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::UnixStream,
 };
 
@@ -94,6 +94,17 @@ async fn pass_through(client: &mut UnixStream, shared: &Shared, port: u32) -> Re
     Ok(())
 }
 
+/// Why a conversation did not come to its own end.
+#[derive(Debug, thiserror::Error)]
+enum Broken {
+    /// One side sent a line that cannot be followed.
+    #[error("message from the {from} is longer than {limit} bytes", limit = MCP_MESSAGE_BYTES)]
+    TooLong { from: &'static str },
+    /// One side went away.
+    #[error(transparent)]
+    Gone(#[from] io::Error),
+}
+
 /// Joins the client and the server. What the server prints is passed on a line at a time, so that a stray
 /// print reaches the log and not the client.
 async fn converse(client: &mut UnixStream, shared: &Shared) -> Result<(), Refusal> {
@@ -104,29 +115,58 @@ async fn converse(client: &mut UnixStream, shared: &Shared) -> Result<(), Refusa
     let (mut from_server, mut to_server) = tokio::io::split(stream);
     let (mut from_client, mut to_client) = client.split();
     let requests = async {
-        tokio::io::copy(&mut from_client, &mut to_server).await?;
-        to_server.shutdown().await
+        pass_requests(&mut from_client, &mut to_server).await?;
+        Ok(to_server.shutdown().await?)
     };
-    let answers = async {
-        let ended = pass_messages(&mut from_server, &mut to_client, shared).await;
-        to_client.shutdown().await?;
-        ended
-    };
+    let answers = pass_messages(&mut from_server, &mut to_client, shared);
     tokio::pin!(requests, answers);
     // The client's end closes the server's stdin and lets it answer what it still has; the server's end
     // is the end of both. A client that vanished altogether breaks the writing of answers.
-    tokio::select! {
-        _ = &mut answers => {}
-        sent = &mut requests => if sent.is_ok() { let _ = answers.await; }
+    let ended = tokio::select! {
+        ended = &mut answers => ended,
+        sent = &mut requests => match sent {
+            Ok(()) => answers.await,
+            Err(error) => Err(error),
+        },
+    };
+    if let Err(error @ Broken::TooLong { .. }) = ended {
+        shared.note(&format!("conversation ended: {error}"));
+        // Before the client sees the end, so that it finds the reason when it looks for one.
+        shared.broken.send_replace(Some(error.to_string()));
     }
     Ok(())
 }
 
+/// Passes on what the client sends, byte for byte, as long as its lines are within bounds.
+async fn pass_requests(
+    client: &mut (impl AsyncRead + Unpin),
+    server: &mut (impl AsyncWrite + Unpin),
+) -> Result<(), Broken> {
+    let mut chunk = vec![0; 64 << 10];
+    let mut length = 0;
+    loop {
+        let sent = match client.read(&mut chunk).await? {
+            0 => return Ok(()),
+            read => &chunk[..read],
+        };
+        for part in sent.split_inclusive(|&byte| byte == b'\n') {
+            length += part.strip_suffix(b"\n").unwrap_or(part).len();
+            if length > MCP_MESSAGE_BYTES {
+                return Err(Broken::TooLong { from: "client" });
+            }
+            if part.ends_with(b"\n") {
+                length = 0;
+            }
+        }
+        server.write_all(sent).await?;
+    }
+}
+
 async fn pass_messages(
-    server: &mut (impl tokio::io::AsyncRead + Unpin),
-    client: &mut (impl tokio::io::AsyncWrite + Unpin),
+    server: &mut (impl AsyncRead + Unpin),
+    client: &mut (impl AsyncWrite + Unpin),
     shared: &Shared,
-) -> io::Result<()> {
+) -> Result<(), Broken> {
     let mut lines = LineBuffer::new(MCP_MESSAGE_BYTES);
     let mut chunk = vec![0; 64 << 10];
     loop {
@@ -141,10 +181,7 @@ async fn pass_messages(
                 continue;
             }
             Ok(None) => {}
-            Err(error) => {
-                shared.note(&format!("conversation ended: message from the server is a {error}"));
-                return Err(io::Error::other(error));
-            }
+            Err(_) => return Err(Broken::TooLong { from: "server" }),
         }
         match server.read(&mut chunk).await? {
             0 => break,
@@ -152,7 +189,12 @@ async fn pass_messages(
         }
     }
     let rest = lines.remainder();
-    if is_object(rest) { client.write_all(rest).await } else { Ok(()) }
+    if is_object(rest) {
+        client.write_all(rest).await?;
+    } else if !rest.is_empty() {
+        shared.note_garbage(rest);
+    }
+    Ok(())
 }
 
 fn is_object(line: &[u8]) -> bool {

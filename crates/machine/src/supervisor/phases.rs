@@ -137,6 +137,7 @@ impl<'a> Prepared<'a> {
             wishes,
             conversation: RefCell::default(),
             holder: RefCell::default(),
+            broken: watch::Sender::new(None),
             server_exit: watch::Sender::new(None),
             server_log: RefCell::new(server_log),
             garbage_lines: Cell::new(0),

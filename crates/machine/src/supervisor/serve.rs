@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{backend::Instance, leash::Report, spec::Conversation};
 use casemate_proto::{control::Request, limits::STOP_GRACE};
-use std::{rc::Rc, time::Duration};
+use std::{io, path::Path, process::ExitStatus, rc::Rc, time::Duration};
 
 /// How long a machine may take to power itself off, beyond what its server is given to end.
 const POWER_OFF: Duration = Duration::from_millis(500);
@@ -30,6 +30,7 @@ pub(super) async fn until_the_end(mut ready: Ready, owner: &mut Owner) -> Ending
 async fn serve(ready: &mut Ready, owner: &mut Owner) -> Ending {
     let Ready { instance, shared, logs, listener, wished } = ready;
     let mut server_exits = shared.server_exit.subscribe();
+    let mut breaks = shared.broken.subscribe();
     let reports = owner.reports();
     let held = shared.recorder.get().conversation == Some(Conversation::Held);
     let conversation = shared.conversation.borrow().clone();
@@ -42,12 +43,7 @@ async fn serve(ready: &mut Ready, owner: &mut Owner) -> Ending {
     tokio::pin!(conversation_ended);
     loop {
         tokio::select! {
-            status = instance.exited() => {
-                return match status {
-                    Ok(status) => Ending::VmmEnded { status, tail: ending::tails(logs) },
-                    Err(error) => Ending::Unrecorded(error),
-                };
-            }
+            status = instance.exited() => return vmm_ended(status, logs),
             ending = owner.interrupted() => return ending,
             Some(wish) = wished.recv() => {
                 if let Some(ending) = fulfil(wish, &mut **instance).await {
@@ -62,10 +58,20 @@ async fn serve(ready: &mut Ready, owner: &mut Owner) -> Ending {
                     None => {}
                 }
             }
+            Ok(()) = breaks.changed() => {
+                if let Some(reason) = breaks.borrow_and_update().clone() {
+                    reports.send(Report::ConversationBroken { reason });
+                }
+            }
             reason = &mut conversation_ended => {
-                return match shared.exit_news().await {
-                    Some(exit) => Ending::ServerExited(exit),
-                    None => Ending::ConversationEnded(reason.to_string()),
+                // Most often the server ended, or the VMM under it: that says more.
+                return tokio::select! {
+                    biased;
+                    status = instance.exited() => vmm_ended(status, logs),
+                    news = shared.exit_news() => match news {
+                        Some(exit) => Ending::ServerExited(exit),
+                        None => Ending::ConversationEnded(reason.to_string()),
+                    },
                 };
             }
             accepted = listener.accept() => {
@@ -77,6 +83,13 @@ async fn serve(ready: &mut Ready, owner: &mut Owner) -> Ending {
                 }
             }
         }
+    }
+}
+
+fn vmm_ended(status: io::Result<ExitStatus>, logs: &Path) -> Ending {
+    match status {
+        Ok(status) => Ending::VmmEnded { status, tail: ending::tails(logs) },
+        Err(error) => Ending::Unrecorded(error),
     }
 }
 

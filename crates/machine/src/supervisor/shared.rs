@@ -76,6 +76,8 @@ pub(super) struct Shared {
     pub(super) conversation: RefCell<Option<casemate_mcp::Conversation>>,
     /// The client, where one is attached.
     pub(super) holder: RefCell<Option<Holder>>,
+    /// Why a client's conversation was broken off, the last time that one was.
+    pub(super) broken: watch::Sender<Option<String>>,
     /// How the server last ended.
     pub(super) server_exit: watch::Sender<Option<Exit>>,
     /// What the server prints, and what is to be said of it.

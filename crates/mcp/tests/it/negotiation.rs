@@ -153,7 +153,7 @@ async fn a_silent_server_and_a_dead_one_are_told_apart() {
 
     let (peer, reader, writer) = Peer::new();
     drop(peer);
-    let opened = Conversation::open(reader, writer, options()).await;
+    let opened = tokio::spawn(Conversation::open(reader, writer, options())).await.unwrap();
     let Err(OpenError::NoAnswer(RequestError::Closed { reason, .. })) = opened else { panic!("{opened:?}") };
     assert!(matches!(reason, CloseReason::ServerClosed | CloseReason::WriteFailed(_)), "{reason:?}");
 }
