@@ -5,6 +5,8 @@
 //!              │   ^
 //!           render config
 //! ```
+// Doc comments of arguments are their help: brackets in them are the user's, not links.
+#![allow(rustdoc::broken_intra_doc_links, rustdoc::invalid_html_tags)]
 #![forbid(unsafe_code)]
 
 pub mod args;

@@ -6,7 +6,7 @@ use crate::agent::Agent;
 use crate::{exec, failure, follow};
 use casemate_link::{Incoming, Stream};
 use casemate_proto::control::{Envelope, Failure, FailureCode, Hello, Reply, Request, Started};
-use casemate_proto::limits::{CONTROL_MESSAGE_BYTES, CONTROL_TIMEOUT, HANDSHAKE_TIMEOUT};
+use casemate_proto::limits::{CONTROL_MESSAGE_BYTES, CONTROL_TIMEOUT, HANDSHAKE_TIMEOUT, STOP_GRACE};
 use casemate_proto::line::LineBuffer;
 use serde::Deserialize;
 use serde_json::Value;
@@ -74,11 +74,12 @@ impl Control {
                 Outcome::Answer(reply) => self.send(&reply).await?,
                 Outcome::Last(reply) => {
                     self.send(&reply).await?;
-                    return self.stream.shutdown().await;
+                    return self.finish().await;
                 }
                 Outcome::Exec(reply, running) => {
                     self.send(&reply).await?;
-                    return exec::run(*running, &mut self.stream, self.lines.remainder()).await;
+                    exec::run(*running, &mut self.stream, self.lines.remainder()).await?;
+                    return self.finish().await;
                 }
                 Outcome::Watch(reply) => {
                     self.send(&reply).await?;
@@ -88,7 +89,7 @@ impl Control {
                     self.send(&reply).await?;
                     self.stream.shutdown().await?;
                     agent.shut_down(grace);
-                    return Ok(());
+                    return self.finish().await;
                 }
             }
         }
@@ -108,6 +109,15 @@ impl Control {
                 length => self.lines.push(&buffer[..length]),
             }
         }
+    }
+
+    /// Ends the stream and lets the host end it too: a socket that is closed with unread bytes looks broken
+    /// to a host that has yet to read its end.
+    async fn finish(&mut self) -> io::Result<()> {
+        self.stream.shutdown().await?;
+        let mut rest = (&mut self.stream).take(CONTROL_MESSAGE_BYTES as u64);
+        timeout(STOP_GRACE, tokio::io::copy(&mut rest, &mut tokio::io::sink())).await??;
+        Ok(())
     }
 
     async fn send(&mut self, reply: &Reply) -> io::Result<()> {

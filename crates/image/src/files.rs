@@ -126,16 +126,22 @@ pub fn remove(folder: &Path) -> Result<(), FilesError> {
 /// Copies everything below `from` into the folder `to`, which is made if it is missing. `take` says which
 /// paths, relative to `from`, are wanted; what is in an unwanted folder is not asked for.
 pub fn copy(from: &Path, to: &Path, take: &dyn Fn(&Path, &Metadata) -> bool) -> Result<(), FilesError> {
-    copy_to(from, Path::new(""), to, 0, take)
+    let copy = |from: &Path, to: &Path| fs::copy(from, to).map(drop);
+    copy_to(from, Path::new(""), to, 0, &Copying { take, copy: &copy })
 }
 
-fn copy_to(
-    from: &Path,
-    below: &Path,
-    to: &Path,
-    depth: usize,
-    take: &dyn Fn(&Path, &Metadata) -> bool,
-) -> Result<(), FilesError> {
+/// As [`copy`], but files get a second name where the file system allows it. Nobody may change them afterwards.
+pub fn link(from: &Path, to: &Path, take: &dyn Fn(&Path, &Metadata) -> bool) -> Result<(), FilesError> {
+    let link = |from: &Path, to: &Path| fs::hard_link(from, to).or_else(|_| fs::copy(from, to).map(drop));
+    copy_to(from, Path::new(""), to, 0, &Copying { take, copy: &link })
+}
+
+struct Copying<'a> {
+    take: &'a dyn Fn(&Path, &Metadata) -> bool,
+    copy: &'a dyn Fn(&Path, &Path) -> io::Result<()>,
+}
+
+fn copy_to(from: &Path, below: &Path, to: &Path, depth: usize, how: &Copying<'_>) -> Result<(), FilesError> {
     if depth > DEPTH {
         return Err(FilesError::Deep { path: from.to_owned() });
     }
@@ -145,17 +151,17 @@ fn copy_to(
         let (source, target, name) =
             (entry.path(), to.join(entry.file_name()), below.join(entry.file_name()));
         let metadata = fs::symlink_metadata(&source).map_err(failed("look at", &source))?;
-        if !take(&name, &metadata) {
+        if !(how.take)(&name, &metadata) {
             continue;
         }
         let kind = metadata.file_type();
         if kind.is_dir() {
-            copy_to(&source, &name, &target, depth + 1, take)?;
+            copy_to(&source, &name, &target, depth + 1, how)?;
         } else if kind.is_symlink() {
             let leads_to = fs::read_link(&source).map_err(failed("read", &source))?;
             std::os::unix::fs::symlink(leads_to, &target).map_err(failed("create", &target))?;
         } else if kind.is_file() {
-            fs::copy(&source, &target).map_err(failed("copy", &source))?;
+            (how.copy)(&source, &target).map_err(failed("copy", &source))?;
         }
     }
     Ok(())

@@ -123,10 +123,10 @@ impl RuntimeLock {
         Ok(root)
     }
 
-    /// Copies the runtime into the tree of an image.
+    /// Puts the runtime into the tree of an image, whose files are the root's: they must stay as they are.
     pub(crate) fn install(&self, context: &Context<'_>, tree: &Path) -> Result<(), BuildError> {
         let root = self.root(context)?;
-        files::copy(&root, tree, &|path, _| path != Path::new(TOOLS))?;
+        files::link(&root, tree, &|path, _| path != Path::new(TOOLS))?;
         Ok(())
     }
 }

@@ -136,7 +136,7 @@ fn not_built(name: BackendKind) -> Finding {
 }
 
 /// What executes guests' instructions on this host: KVM if it was seen to, else software. Tries KVM if it
-/// was not tried since the host booted; that takes at most [`KVM_DEADLINE`] and a moment.
+/// was not tried since the host booted; that takes some four seconds.
 pub async fn accelerator(home: &Home, kernel: &GuestKernel) -> Result<Accelerator, BackendError> {
     qemu::probe::find()?;
     if device().is_err() {

@@ -2,7 +2,7 @@
 //!
 //! A program connects to the socket, asks for a port with the [handshake](casemate_link::handshake) and
 //! gets a stream: to the machine for `CONNECT 5252`, to the supervisor itself for [`PORT`]. There it sends
-//! one [`Asked`] a line and reads one [`Answer`] a line, in turn.
+//! one request a line, with the version it speaks, and reads one [`Answer`] a line, in turn.
 
 use crate::record::Record;
 use casemate_proto::control::{Exit, Pong, Stats};

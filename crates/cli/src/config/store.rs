@@ -3,7 +3,6 @@
 use super::{ConfigError, written::Document};
 use crate::error::Error;
 use casemate_proto::ids::Name;
-use fs4::FileExt;
 use std::{
     collections::BTreeMap,
     fs::{self, File, OpenOptions},
@@ -45,7 +44,7 @@ impl Store {
         let lock_path = beside(path, ".lock");
         let mut options = OpenOptions::new();
         let lock = options.write(true).create(true).truncate(false).mode(0o600).open(&lock_path);
-        let lock = lock.and_then(|lock| FileExt::lock(&lock).map(|()| lock));
+        let lock = lock.and_then(|lock| lock.lock().map(|()| lock));
         match lock {
             Ok(lock) => Ok(Self { path: path.to_owned(), _lock: lock }),
             Err(source) => Err(ConfigError::Write { path: lock_path, source }),

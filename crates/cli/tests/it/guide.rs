@@ -212,7 +212,8 @@ fn resource_limits_hold_inside() {
     let machine = &status(&home)[0];
     assert_eq!((&machine["memory_mb"], &machine["vcpus"]), (&json!(192), &json!(2)));
     let meminfo = call(&home, "m", "read_file", &json!({"path": "/proc/meminfo"}));
-    let total = meminfo["content"].as_str().unwrap().split_whitespace().nth(1).unwrap().parse::<u64>().unwrap();
+    let total =
+        meminfo["content"].as_str().unwrap().split_whitespace().nth(1).unwrap().parse::<u64>().unwrap();
     assert!((96 << 10..192 << 10).contains(&total), "{total} kB inside a machine of 192 MiB");
     let cpus = call(&home, "m", "read_file", &json!({"path": "/proc/cpuinfo"}));
     assert_eq!(cpus["content"].as_str().unwrap().matches("processor\t:").count(), 2);

@@ -78,13 +78,18 @@ impl Home {
 
     /// What is written down about the machine that last had this name.
     pub fn machine_record(&self, name: &str) -> serde_json::Value {
+        let of_name = self.records().into_iter().rfind(|record| record["name"] == name);
+        of_name.unwrap_or_else(|| panic!("no machine {name}"))
+    }
+
+    /// What is written down about machines, live and ended, oldest first.
+    pub fn records(&self) -> Vec<serde_json::Value> {
         let mut records: Vec<serde_json::Value> = entries(&self.path().join("machines"))
             .filter_map(|machine| fs::read(machine.join("machine.json")).ok())
             .filter_map(|text| serde_json::from_slice(&text).ok())
-            .filter(|record: &serde_json::Value| record["name"] == name)
             .collect();
         records.sort_by_key(|record| record["started_at"].as_str().unwrap_or_default().to_owned());
-        records.pop().unwrap_or_else(|| panic!("no machine {name}"))
+        records
     }
 
     /// The program in this home, to be run otherwise than by [`casemate`].
@@ -99,8 +104,10 @@ impl Home {
     }
 
     /// What machines have left: processes, mounts, sockets, files.
-    fn leftovers(&self) -> Vec<String> {
+    pub fn leftovers(&self) -> Vec<String> {
         let mut left = processes_of(self.path());
+        let vmms = self.records().into_iter().filter_map(|record| record["pid"].as_u64());
+        left.extend(vmms.filter(|&pid| is_vmm(pid, self.path())).map(|pid| format!("VMM {pid}")));
         let home = self.path().to_string_lossy().into_owned();
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         left.extend(mounts.lines().filter(|line| line.contains(&home)).map(|line| format!("mount {line}")));
@@ -197,6 +204,23 @@ fn processes_of(folder: &Path) -> Vec<String> {
         }
     }
     found
+}
+
+/// Whether a process is a VMM, and of this home: it has no environment and nothing of the home in its
+/// command line, but its supervisor has; the id of one that ended may be another home's VMM now.
+fn is_vmm(pid: u64, home: &Path) -> bool {
+    let read = |name: &str| fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap_or_default();
+    if !read("comm").starts_with("qemu-system") {
+        return false;
+    }
+    let parent =
+        read("stat").rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(1)?.parse().ok());
+    let parent: u64 = parent.unwrap_or_default();
+    let is_supervisor = fs::read(format!("/proc/{parent}/cmdline"))
+        .is_ok_and(|line| line.split(|&byte| byte == 0).any(|word| word == b"__supervisor"));
+    let environment = fs::read(format!("/proc/{parent}/environ")).unwrap_or_default();
+    let of_home = [b"CASEMATE_HOME=", home.as_os_str().as_encoded_bytes()].concat();
+    !is_supervisor || environment.split(|&byte| byte == 0).any(|variable| variable == of_home)
 }
 
 fn entries(folder: &Path) -> impl Iterator<Item = PathBuf> {

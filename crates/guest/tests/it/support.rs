@@ -133,8 +133,12 @@ impl Machine {
     }
 
     pub async fn exec_with(&self, argv: &[&str], stdin: &[u8]) -> Output {
+        self.run(program(argv), stdin).await
+    }
+
+    pub async fn run(&self, exec: Exec, stdin: &[u8]) -> Output {
         let mut control = self.control().await;
-        control.done::<Value>(Request::Exec(program(argv))).await;
+        control.done::<Value>(Request::Exec(exec)).await;
         let mut wire = Vec::new();
         if !stdin.is_empty() {
             encode(Kind::Stdin, stdin, &mut wire);
@@ -323,8 +327,9 @@ pub async fn line(stream: &mut BufReader<Stream>) -> String {
 }
 
 pub fn alive(pid: u32) -> bool {
-    // A zombie has no command line.
-    fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| !line.is_empty())
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat.rsplit(") ").next().and_then(|rest| rest.chars().next());
+    state.is_some_and(|state| !"ZX".contains(state))
 }
 
 /// Waits until a process is gone.

@@ -152,6 +152,7 @@ pub(super) fn lock_folder(
     folder: &Path,
     hosts: &[String],
 ) -> Result<Outcome, BuildError> {
+    runtime.root(context)?;
     context.progress.step("resolving npm packages");
     // Scripts have no place in resolving, whoever allows them.
     npm(context, runtime, folder, &["install", "--package-lock-only", "--ignore-scripts"], hosts)

@@ -71,6 +71,7 @@ pub(super) fn resolve_requirements(
     let runtime = RuntimeLock::current(context, Runtime::Python)?;
     let work = context.work()?;
     fs::write(work.path().join(REQUEST), wanted).map_err(failed("write to", work.path()))?;
+    runtime.root(context)?;
     context.progress.step("resolving Python packages");
     let arguments =
         ["compile", "--generate-hashes", "--no-header", "--no-annotate", "-o", REQUIREMENTS, REQUEST];

@@ -77,6 +77,15 @@ fn ignore_stdin_outlives_it() {
 }
 
 #[test]
+fn mirror_gives_back_what_no_message_could_be() {
+    let mut client = misbehaving("mirror");
+    client.send_bytes(b"{\"half\": \x00\xff\n").unwrap();
+    assert_eq!(client.line().unwrap(), b"{\"half\": \x00\xff\n");
+    client.close_stdin();
+    assert!(client.wait().unwrap().success());
+}
+
+#[test]
 fn stderr_flood_is_large_and_then_serves() {
     let mut client = misbehaving("stderr-flood");
     assert!(client.initialize(LATEST_LEGACY, json!({})).unwrap().get("result").is_some());

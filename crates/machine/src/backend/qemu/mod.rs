@@ -12,7 +12,7 @@ mod console;
 mod overlay;
 pub mod probe;
 mod qmp;
-pub(crate) mod tsc;
+pub mod tsc;
 
 use super::{BackendError, Boxed, Capabilities, Hosting, Instance};
 use crate::{

@@ -11,7 +11,7 @@ use std::{sync::OnceLock, time::Duration};
 const MEASURE: Duration = Duration::from_millis(20);
 
 /// The counter's frequency, measured once a process; takes 20 ms then.
-pub(crate) fn khz() -> u64 {
+pub fn khz() -> u64 {
     static KHZ: OnceLock<u64> = OnceLock::new();
     *KHZ.get_or_init(|| {
         let (first_tsc, first) = tsc_and_clock();

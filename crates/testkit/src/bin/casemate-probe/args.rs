@@ -14,7 +14,7 @@ Usage: casemate-probe [OPTIONS]
   --http PORT                serve Streamable HTTP at /mcp instead of stdio; 0 picks a free port
   --host ADDRESS             the address to listen on with --http [default: 127.0.0.1]
   --misbehave MODE           on stdio: exit-at-once, never-answer, garbage, long-line, close-stdout,
-                             ignore-stdin or stderr-flood
+                             ignore-stdin, mirror (each byte comes back) or stderr-flood
   --help, --version
 ";
 
@@ -78,6 +78,8 @@ pub enum Misbehaviour {
     CloseStdout,
     /// Never reads and never ends.
     IgnoreStdin,
+    /// Gives back what it reads, byte for byte, until stdin ends.
+    Mirror,
     /// Writes 32 MiB to stderr before reading anything.
     StderrFlood,
 }
@@ -163,6 +165,7 @@ fn misbehave(text: &str) -> Option<Misbehaviour> {
         "long-line" => Misbehaviour::LongLine,
         "close-stdout" => Misbehaviour::CloseStdout,
         "ignore-stdin" => Misbehaviour::IgnoreStdin,
+        "mirror" => Misbehaviour::Mirror,
         "stderr-flood" => Misbehaviour::StderrFlood,
         _ => return None,
     })

@@ -1,7 +1,7 @@
 //! What a bad server does, one mode at a time.
 
 use crate::args::Misbehaviour;
-use crate::stdio::write_line;
+use crate::stdio::{write_all, write_line};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::process::ExitCode;
@@ -39,6 +39,7 @@ pub fn before(mode: Misbehaviour) -> Option<ExitCode> {
         Misbehaviour::IgnoreStdin => loop {
             rustix::event::pause();
         },
+        Misbehaviour::Mirror => Some(mirror()),
         Misbehaviour::StderrFlood => {
             let line = [&[b'e'; 1023][..], b"\n"].concat();
             for _ in 0..FLOOD_BYTES / line.len() {
@@ -67,6 +68,28 @@ pub fn before_message(mode: Misbehaviour) -> Option<Misbehaviour> {
             None
         }
         _ => None,
+    }
+}
+
+fn mirror() -> ExitCode {
+    let mut buffer = [0; 64 << 10];
+    let copied = loop {
+        match io::stdin().read(&mut buffer) {
+            Ok(0) => break Ok(()),
+            Ok(length) => {
+                if let Err(error) = write_all(&buffer[..length]) {
+                    break Err(error.into());
+                }
+            }
+            Err(error) => break Err(error),
+        }
+    };
+    match copied {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("casemate-probe: mirror: {error}");
+            ExitCode::FAILURE
+        }
     }
 }
 

@@ -73,7 +73,8 @@ pub fn write_line(mut line: Vec<u8>) {
     }
 }
 
-fn write_all(mut bytes: &[u8]) -> rustix::io::Result<()> {
+/// Writes to stdout past every buffer.
+pub fn write_all(mut bytes: &[u8]) -> rustix::io::Result<()> {
     while !bytes.is_empty() {
         match rustix::io::write(rustix::stdio::stdout(), bytes) {
             Ok(written) => bytes = &bytes[written..],
