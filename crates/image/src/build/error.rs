@@ -139,7 +139,7 @@ pub enum BuildError {
         source: Box<UnpackError>,
     },
     /// The installer could not be confined, or was stopped.
-    #[error("the log is {}", log.display())]
+    #[error("an installer did not run to its end; the log is {}", log.display())]
     Confine {
         /// The build's log.
         log: PathBuf,

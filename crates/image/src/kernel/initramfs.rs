@@ -4,7 +4,9 @@ use super::cpio::Cpio;
 use super::modules::Module;
 
 /// What changes when the layout below does, so that an older initramfs is not taken for a current one.
-pub(super) const LAYOUT: u32 = 1;
+pub(super) const LAYOUT: u32 = 2;
+
+const PAGE: usize = 4096;
 
 /// The folders that the agent mounts on.
 const MOUNT_POINTS: &[&str] = &["dev", "newroot", "proc", "run", "sys", "tmp"];
@@ -24,4 +26,13 @@ pub(super) fn build(agent: &[u8], modules: &[Module], order: &str) -> Vec<u8> {
     }
     cpio.file("init", 0o755, agent);
     cpio.finish()
+}
+/// Fills the last page with zeros, which the kernel passes over.
+///
+/// QEMU's microvm puts the initramfs below the last byte of memory, beginning at a page; its firmware puts
+/// the ACPI tables into the last page. An archive that ends in that page overwrites them, and the guest
+/// finds no devices, or hangs. One of whole pages ends before it.
+pub(super) fn pad(mut archive: Vec<u8>) -> Vec<u8> {
+    archive.resize(archive.len().next_multiple_of(PAGE), 0);
+    archive
 }

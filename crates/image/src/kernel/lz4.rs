@@ -36,6 +36,10 @@ pub(super) fn decompress(mut frames: &[u8], limit: usize) -> Result<Vec<u8>, Ima
             continue;
         }
         let length = u32::from_le_bytes(*length) as usize;
+        if length == 0 && frames.iter().all(|&byte| byte == 0) {
+            // Padding, as behind an initramfs.
+            return Ok(out);
+        }
         if length > LONGEST_BLOCK {
             return Err(malformed("a block is too long"));
         }
@@ -68,6 +72,7 @@ mod tests {
         assert!(out.starts_with(&bytes) && out.ends_with(b"tail"));
         assert!(matches!(decompress(&frames, bytes.len()), Err(ImageError::TooLarge { .. })));
         assert_eq!(decompress(&compress(b""), 0).unwrap(), b"");
+        assert_eq!(decompress(&[compress(b"padded"), vec![0; 9]].concat(), 6).unwrap(), b"padded");
     }
 
     proptest! {

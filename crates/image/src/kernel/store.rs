@@ -153,7 +153,7 @@ impl Store {
             let build = || -> io::Result<()> {
                 let (modules, order) = read_modules(&folder.join(MODULES))?;
                 let archive = initramfs::build(agent, &modules, &order);
-                write_file(&kernel.initramfs, &lz4::compress(&archive), BOOTED)?;
+                write_file(&kernel.initramfs, &initramfs::pad(lz4::compress(&archive)), BOOTED)?;
                 remove_others(&folder, &kernel.initramfs)
             };
             build().map_err(|source| KernelError::Store { path: folder.clone(), source })?;
