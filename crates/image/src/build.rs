@@ -6,9 +6,9 @@
 //!    └───── cache ─────────┴──────────────────────────> the same image, without network
 //! ```
 //!
-//! A *lock* is everything that decides an image's contents: the layout, the runtime's and the server's packages
-//! with their digests. The same lock gives the same bytes. Locks of one request and builds of one lock are made
-//! once, whoever asks at the same time.
+//! A *lock* is everything that decides an image's contents: the layout, the runtime's and the server's
+//! packages with their digests. The same lock gives the same bytes. Locks of one request and builds of one
+//! lock are made once, whoever asks at the same time.
 
 mod builtin;
 mod command;

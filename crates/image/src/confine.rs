@@ -16,7 +16,8 @@
 //! | stay behind | death signals down the chain, the namespace ends with its first process | `nothing_outlives_it` |
 //! | run for ever, fill the disk or memory | wall clock, file, data, process and output limits, a tree limit | `is_stopped_in_time` |
 //!
-//! It needs root or unprivileged user namespaces. It does not limit what an installer may tell the registries.
+//! It needs root or unprivileged user namespaces. It does not limit what an installer may tell the
+//! registries.
 
 mod child;
 mod plan;
@@ -48,8 +49,8 @@ pub struct Confinement<'a> {
     /// The tree that becomes its read-only root. It has the folders `/proc`, `/dev`, `/tmp`,
     /// `/home/casemate` and those of `folders`.
     pub root: &'a Path,
-    /// Folders of the host that it may write, and where they appear inside. Where casemate is root, they become
-    /// the property of the unassigned user that it runs as.
+    /// Folders of the host that it may write, and where they appear inside. Where casemate is root, they
+    /// become the property of the unassigned user that it runs as.
     pub folders: &'a [(&'a Path, &'a str)],
     /// The program by its path inside, and its arguments.
     pub argv: &'a [String],

@@ -1,12 +1,13 @@
 //! Packs a tree into an EROFS image and takes one apart again, with Debian's `erofs-utils`.
 //!
 //! The same tree gives the same bytes whatever the order of its folders on disk: times are zero, owners are
-//! root, extended attributes are left out, the identifier is the caller's. The host's kernel never mounts such
-//! an image; a sandbox uses the tree that [`unpack`] makes.
+//! root, extended attributes are left out, the identifier is the caller's. The host's kernel never mounts
+//! such an image; a sandbox uses the tree that [`unpack`] makes.
 //!
-//! Images are not compressed. Measured in emulation on a busy machine, the best of three starts from the mount
-//! to the answer of `initialize`: a Node server 7.0 s plain, 7.0 s with LZ4HC in 4 KiB clusters, 7.2 s in 16 KiB
-//! ones; a Python server 7.8, 8.5 and 8.0 s. Compression halves the file and makes packing several times slower.
+//! Images are not compressed. Measured in emulation on a busy machine, the best of three starts from the
+//! mount to the answer of `initialize`: a Node server 7.0 s plain, 7.0 s with LZ4HC in 4 KiB clusters, 7.2 s
+//! in 16 KiB ones; a Python server 7.8, 8.5 and 8.0 s. Compression halves the file and makes packing several
+//! times slower.
 
 use std::ffi::OsStr;
 use std::fs::File;

@@ -75,8 +75,8 @@ pub fn size(folder: &Path) -> u64 {
     add(folder, 0)
 }
 
-/// Makes `folder` and everything in it the property of user and group `id`, unless the folder is that already.
-/// Needs root.
+/// Makes `folder` and everything in it the property of user and group `id`, unless the folder is that
+/// already. Needs root.
 pub fn give(folder: &Path, id: u32) -> Result<(), FilesError> {
     if fs::symlink_metadata(folder).map_err(failed("look at", folder))?.uid() == id {
         return Ok(());
@@ -130,7 +130,8 @@ pub fn copy(from: &Path, to: &Path, take: &dyn Fn(&Path, &Metadata) -> bool) -> 
     copy_to(from, Path::new(""), to, 0, &Copying { take, copy: &copy })
 }
 
-/// As [`copy`], but files get a second name where the file system allows it. Nobody may change them afterwards.
+/// As [`copy`], but files get a second name where the file system allows it. Nobody may change them
+/// afterwards.
 pub fn link(from: &Path, to: &Path, take: &dyn Fn(&Path, &Metadata) -> bool) -> Result<(), FilesError> {
     let link = |from: &Path, to: &Path| fs::hard_link(from, to).or_else(|_| fs::copy(from, to).map(drop));
     copy_to(from, Path::new(""), to, 0, &Copying { take, copy: &link })

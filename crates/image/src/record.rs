@@ -1,4 +1,5 @@
-//! Small records in the cache: what was found out, and when. A missing, old or damaged one is found out again.
+//! Small records in the cache: what was found out, and when. A missing, old or damaged one is found out
+//! again.
 
 use std::fs;
 use std::path::Path;

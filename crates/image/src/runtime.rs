@@ -1,7 +1,7 @@
 //! Runtimes that casemate supplies, and the installers that fill images: never the host's own.
 //!
-//! A runtime is first *locked* (which packages, in which versions, with which digests), then unpacked once into
-//! a read-only *root* in the cache. Installers run in that root; images start as a copy of it without
+//! A runtime is first *locked* (which packages, in which versions, with which digests), then unpacked once
+//! into a read-only *root* in the cache. Installers run in that root; images start as a copy of it without
 //! [`TOOLS`], the folder of the installers.
 //!
 //! ```text

@@ -2,8 +2,8 @@
 //!
 //! A source is written `npm:NAME[@VERSION]`, `pypi:NAME[@VERSION]`, `dir:PATH`, `oci:PATH-OR-REF`, or as a
 //! command. `npx …` and `uvx …` are the npm and PyPI sources that they would run, because that is what people
-//! paste out of a server's documentation. Names and versions are checked here, before they become arguments of
-//! an installer or parts of an address; whether they exist is found out by the build.
+//! paste out of a server's documentation. Names and versions are checked here, before they become arguments
+//! of an installer or parts of an address; whether they exist is found out by the build.
 
 mod launcher;
 mod name;
@@ -104,8 +104,8 @@ pub enum SourceError {
 }
 
 impl Source {
-    /// Reads a source as it is written in one argument or configuration value; what follows the package or the
-    /// program of a command comes back as the server's arguments.
+    /// Reads a source as it is written in one argument or configuration value; what follows the package or
+    /// the program of a command comes back as the server's arguments.
     pub fn parse(text: &str) -> Result<(Source, Vec<String>), SourceError> {
         let text = text.trim();
         match text.split_once(':') {

@@ -162,7 +162,7 @@ impl Leased {
 
     /// Opens a session with the machine's supervisor.
     pub async fn session(&self) -> Result<Session, SessionError> {
-        Ok(Session { stream: Jsonl::new(self.connect(supervise::PORT).await?, supervise::MESSAGE_BYTES) })
+        Session::open_in(&self.dir).await
     }
 
     /// Why the conversation of a client ended, if the supervisor tells within a moment.
@@ -232,8 +232,11 @@ pub enum SessionError {
     #[error("lost the machine's supervisor")]
     Lost(#[from] JsonlError),
     /// The supervisor ended instead of answering.
-    #[error("machine ended before it answered")]
-    Ended,
+    #[error("machine ended before it answered: {reason}")]
+    Ended {
+        /// What it wrote down as its last word.
+        reason: String,
+    },
     /// It could not be done.
     #[error("{message}")]
     Failed {
@@ -253,6 +256,7 @@ pub enum SessionError {
 #[derive(Debug)]
 pub struct Session {
     stream: Jsonl,
+    dir: PathBuf,
 }
 
 /// What a server answered to an MCP request.
@@ -276,19 +280,36 @@ pub struct Health {
 impl Session {
     /// Opens a session with the supervisor of a live machine.
     pub async fn open(home: &Home, record: &Record) -> Result<Self, SessionError> {
-        let stream = connect(&home.machine(&record.id), supervise::PORT).await?;
-        Ok(Self { stream: Jsonl::new(stream, supervise::MESSAGE_BYTES) })
+        Self::open_in(&home.machine(&record.id)).await
+    }
+
+    async fn open_in(dir: &std::path::Path) -> Result<Self, SessionError> {
+        let stream = Jsonl::new(connect(dir, supervise::PORT).await?, supervise::MESSAGE_BYTES);
+        Ok(Self { stream, dir: dir.to_owned() })
     }
 
     /// Asks anything. Dropping the future, and the session with it, cancels what was asked.
     pub async fn ask(&mut self, request: &Request) -> Result<Answer, SessionError> {
         let request = serde_json::value::to_raw_value(request).map_err(JsonlError::Syntax)?;
-        self.stream.send(&Asked { version: supervise::VERSION, request }).await?;
-        match self.stream.receive().await? {
-            None => Err(SessionError::Ended),
-            Some(Answer::Failed { kind, message, exit }) => Err(SessionError::Failed { kind, message, exit }),
-            Some(answer) => Ok(answer),
+        let answer = match self.stream.send(&Asked { version: supervise::VERSION, request }).await {
+            Ok(()) => self.stream.receive().await,
+            Err(error) => Err(error),
+        };
+        match answer {
+            // A supervisor that ended with the request unread resets the connection.
+            Ok(None) | Err(JsonlError::Io(_)) => Err(SessionError::Ended { reason: self.last_word() }),
+            Ok(Some(Answer::Failed { kind, message, exit })) => {
+                Err(SessionError::Failed { kind, message, exit })
+            }
+            Ok(Some(answer)) => Ok(answer),
+            Err(error) => Err(error.into()),
         }
+    }
+
+    /// Why the machine ended. Its supervisor writes that down before its connections end.
+    fn last_word(&self) -> String {
+        let record = Record::load_from(&self.dir).filter(|record| record.state.is_final());
+        record.and_then(|record| record.reason).unwrap_or_else(|| "its supervisor was killed".to_owned())
     }
 
     /// An MCP request in the conversation that the supervisor holds.
@@ -344,8 +365,9 @@ pub async fn stop(home: &Home, record: &Record) -> Result<bool, SessionError> {
         // A machine that is still starting has a socket and nobody who accepts: its supervisor's signal
         // handler is there from the first moment.
         Err(SessionError::Connect(_) | SessionError::Handshake { .. }) => terminate(record),
+        // It ends for another reason, or its supervisor was killed and is not quite gone.
+        Err(SessionError::Ended { .. }) | Ok(_) => {}
         Err(error) => return Err(error),
-        Ok(_) => {}
     }
     let over = timeout(STOP_TIMEOUT, async {
         while !registry.is_over(&record.id) {

@@ -137,7 +137,12 @@ impl Record {
 
     /// Reads the record of a machine; `None` if there is none that can be read.
     pub(crate) fn load(home: &Home, id: &str) -> Option<Self> {
-        let text = fs::read(home.machine(id).join("machine.json")).ok()?;
+        Self::load_from(&home.machine(id))
+    }
+
+    /// Reads the record in a machine's folder; `None` if there is none that can be read.
+    pub(crate) fn load_from(dir: &Path) -> Option<Self> {
+        let text = fs::read(dir.join("machine.json")).ok()?;
         serde_json::from_slice(&text).ok()
     }
 

@@ -131,7 +131,7 @@ fn messages_pass_byte_for_byte_up_to_16_mib() {
     for line in odd {
         client.send_bytes(line).unwrap();
     }
-    // No messages; they end in the log. The machine's name tells which.
+    // These are no messages, and end in the log.
     client.send_bytes(b"[]\nstray\n\xff\xfe\n{\"cut\":\n\n").unwrap();
     let mut back = Vec::new();
     for _ in 0..odd.len() - 1 {
@@ -162,9 +162,8 @@ fn messages_pass_byte_for_byte_up_to_16_mib() {
 #[test]
 fn a_reply_over_16_mib_ends_the_conversation_with_a_reason() {
     let home = Home::new();
-    let mut client = client(&home, &["builtin:probe"]);
-    client.initialize("2025-06-18", json!({})).unwrap();
-    client.start("tools/call", json!({"name": "big_reply", "arguments": {"bytes": MESSAGE_BYTES}})).unwrap();
+    let mut client = client(&home, &["builtin:probe", "--misbehave", "long-line"]);
+    client.start("ping", json!({})).unwrap();
     // A client that has said its last word still waits for the answer.
     client.close_stdin();
     let (code, stderr) = ended(client);
@@ -284,7 +283,8 @@ fn inspector(home: &Home) -> Vec<PathBuf> {
 /// What the inspector prints after speaking with `casemate run everything`.
 fn inspect(home: &Home, inspector: &[PathBuf], arguments: &[&str]) -> Value {
     let mut command = Command::new(&inspector[0]);
-    command.args(&inspector[1..]).arg("--cli").arg("-e");
+    // A start in emulation takes longer than the inspector waits by itself.
+    command.args(&inspector[1..]).args(["--cli", "--connect-timeout", "120000", "-e"]);
     command.arg(format!("CASEMATE_HOME={}", home.path().display()));
     command.args([env!("CARGO_BIN_EXE_casemate"), "run", "everything"]).args(arguments);
     let said = finish(piped(command), b"");

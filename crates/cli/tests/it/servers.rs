@@ -57,7 +57,7 @@ fn what_people_paste_is_the_same_server_and_needs_no_network_twice() {
     let mut unknown = home.command(&["add", "four", "npm:@modelcontextprotocol/server-memory@0.0.1"]);
     unknown.envs(NOWHERE);
     let unknown = finish(unknown, b"");
-    assert_eq!(unknown.code, 5, "{unknown:?}");
+    assert_eq!(unknown.code, 4, "{unknown:?}");
     assert!(unknown.stderr.contains("127.0.0.1:9"), "{}", unknown.stderr);
 
     let mut launch = home.command(&["launch", "two"]);

@@ -1,7 +1,7 @@
 //! A program of the host with the libraries that it is linked with, at the paths that it has here.
 //!
-//! Nothing is run to find them. What a program opens by itself while it runs (plug-ins, data, other programs) is
-//! not known and not taken.
+//! Nothing is run to find them. What a program opens by itself while it runs (plug-ins, data, other programs)
+//! is not known and not taken.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};

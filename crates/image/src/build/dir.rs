@@ -1,5 +1,5 @@
-//! A folder of the host. `package.json` brings Node, `pyproject.toml` Python; another folder brings nothing and
-//! needs `--command`.
+//! A folder of the host. `package.json` brings Node, `pyproject.toml` Python; another folder brings nothing
+//! and needs `--command`.
 //!
 //! The folder is copied to `/app`, without what is installed anew, without version control, and without links
 //! that lead out of it.

@@ -1,5 +1,5 @@
-//! Which shared libraries a program of this host needs, found as the dynamic linker would find them (ld.so(8)),
-//! without running anything.
+//! Which shared libraries a program of this host needs, found as the dynamic linker would find them
+//! (ld.so(8)), without running anything.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsStr;

@@ -53,8 +53,8 @@ pub(super) fn resolve(context: &Context<'_>) -> Result<Lock, BuildError> {
     resolve_requirements(context, &wanted, hosts)
 }
 
-/// An address of the host that keeps the files of a project's first dependency: an index may keep them on another
-/// host than itself.
+/// An address of the host that keeps the files of a project's first dependency: an index may keep them on
+/// another host than itself.
 pub(super) fn file_hosts(context: &Context<'_>, requirements: &str) -> Result<Vec<String>, BuildError> {
     let first = requirements.lines().next().unwrap_or_default();
     let end = first.find(|c: char| !c.is_ascii_alphanumeric() && !"-_.".contains(c)).unwrap_or(first.len());

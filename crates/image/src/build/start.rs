@@ -38,8 +38,8 @@ pub(super) fn command(
     }
 }
 
-/// `./server` and `bin/server` are meant in the folder that the server starts in; a bare name is searched in the
-/// image's `PATH`.
+/// `./server` and `bin/server` are meant in the folder that the server starts in; a bare name is searched in
+/// the image's `PATH`.
 pub(super) fn in_folder(program: &str, cwd: &str) -> String {
     if !program.contains('/') || program.starts_with('/') {
         return program.to_owned();

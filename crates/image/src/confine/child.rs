@@ -1,7 +1,7 @@
 //! What the forked child does before it becomes the installer: a list of steps, in order, each a system call.
 //!
-//! The child was forked from a process with threads, so nothing here allocates, locks or panics: everything that
-//! needs memory was made by [`Plan::new`].
+//! The child was forked from a process with threads, so nothing here allocates, locks or panics: everything
+//! that needs memory was made by [`Plan::new`].
 
 #![allow(unsafe_code)]
 
@@ -34,8 +34,8 @@ pub(super) fn confine(command: &mut Command, plan: Plan, report: OwnedFd) {
             let _ = rustix::net::send(&report, step.as_bytes(), SendFlags::NOSIGNAL);
         })
     };
-    // SAFETY: `enter` only makes system calls on memory prepared before the fork; it neither allocates nor takes
-    // locks nor unwinds.
+    // SAFETY: `enter` only makes system calls on memory prepared before the fork; it neither allocates nor
+    // takes locks nor unwinds.
     unsafe { command.pre_exec(enter) };
 }
 
@@ -98,8 +98,8 @@ fn become_first_process() -> io::Result<()> {
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()),
         0 => Ok(()),
-        // SAFETY: every call is async-signal-safe and takes valid arguments. All files are closed, so that the
-        // pipes of the installer end with it.
+        // SAFETY: every call is async-signal-safe and takes valid arguments. All files are closed, so that
+        // the pipes of the installer end with it.
         pid => unsafe {
             libc::syscall(libc::SYS_close_range, 0_u32, u32::MAX, 0_u32);
             let mut status = 0;

@@ -193,8 +193,8 @@ fn pump(client: &TcpStream, server: &TcpStream) -> io::Result<()> {
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let _ = io::copy(&mut { client }, &mut { server });
-            // A client that has gone wants no more of the answer either: installers keep a tunnel open on both
-            // sides for as long as they use it.
+            // A client that has gone wants no more of the answer either: installers keep a tunnel open on
+            // both sides for as long as they use it.
             let _ = server.shutdown(Shutdown::Both);
         });
         let copied = io::copy(&mut { server }, &mut { client });

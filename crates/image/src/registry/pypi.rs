@@ -1,5 +1,5 @@
-//! The Python package index: which files a project has (PEP 503, the simple repository API in HTML, which every
-//! index and mirror speaks).
+//! The Python package index: which files a project has (PEP 503, the simple repository API in HTML, which
+//! every index and mirror speaks).
 
 use super::address::Base;
 use super::digest::Digest;

@@ -1,9 +1,9 @@
 //! CPython, from Debian, and `uv` as its installer, from the package index.
 //!
-//! Why Debian's: it is the one interpreter that a registry of this project carries whole, with security updates
-//! and a published digest. The index has no interpreter, and builds from elsewhere would be one more party to
-//! trust. Why `uv` and not pip: one static program that resolves and installs without code of any package, takes
-//! wheels only when told so, and writes and checks a lock with digests.
+//! Why Debian's: it is the one interpreter that a registry of this project carries whole, with security
+//! updates and a published digest. The index has no interpreter, and builds from elsewhere would be one more
+//! party to trust. Why `uv` and not pip: one static program that resolves and installs without code of any
+//! package, takes wheels only when told so, and writes and checks a lock with digests.
 //!
 //! Modules are compiled when the image is made: the root is read-only, so that every start would compile them
 //! again, in emulation. The compiled files are not checked against their sources at run time (PEP 552).
@@ -22,8 +22,8 @@ use crate::files::failed;
 use crate::registry::pypi::Project;
 use crate::store::Runtime;
 
-/// The interpreter's packages and their libraries. Listed, not resolved: Debian's dependencies bring a package
-/// manager's worth of what only an installation needs.
+/// The interpreter's packages and their libraries. Listed, not resolved: Debian's dependencies bring a
+/// package manager's worth of what only an installation needs.
 const PACKAGES: [&str; 20] = [
     "libc6",
     "libc-bin",
@@ -118,8 +118,8 @@ pub(crate) fn finish(context: &Context<'_>, root: &Path) -> Result<(), BuildErro
     Ok(())
 }
 
-/// Compiles all modules of a folder, which appears as `inside` in the root. That some do not compile is no error
-/// here: packages carry modules for other versions of Python.
+/// Compiles all modules of a folder, which appears as `inside` in the root. That some do not compile is no
+/// error here: packages carry modules for other versions of Python.
 pub(crate) fn compile(
     context: &Context<'_>,
     root: &Path,

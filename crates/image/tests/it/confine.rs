@@ -102,12 +102,8 @@ fn sees_only_its_tree() {
 #[test]
 fn reaches_the_registries_only() {
     let (allowed, other) = (greeter(), greeter());
-    let direct = |to: &Endpoint| {
-        format!(
-            "if exec 3<>/dev/tcp/127.0.0.1/{}; then echo x >&3; cat=$(head -1 <&3 2>/dev/null || read -r l <&3; echo $l); echo reached; fi 2>/dev/null",
-            to.port
-        )
-    };
+    let direct =
+        |to: &Endpoint| format!("(exec 3<>/dev/tcp/127.0.0.1/{}) 2>/dev/null && echo reached", to.port);
     let through = |request: String| {
         format!(
             "exec 4<>/dev/tcp/127.0.0.1/3128; printf '{request}\\r\\n\\r\\n' >&4; while read -r -t 5 line <&4; do echo \"$line\"; done; exec 4>&-;"

@@ -1,7 +1,7 @@
 //! Requests to the supervisor itself.
 
 use super::{
-    ending::{chain, describe_exit},
+    ending::{chain, describe_exit, is_to_blame},
     shared::{Shared, Wish},
 };
 use crate::{
@@ -87,6 +87,9 @@ async fn mcp(shared: &Shared, method: &str, params: Option<&RawValue>, timeout: 
         Ok(McpAnswer::Result(result)) => Answer::Result { result },
         Ok(McpAnswer::Error(error)) => Answer::Error { error },
         Err(error @ RequestError::Timeout { .. }) => failed(FailureKind::Timeout, chain(&error)),
+        Err(ref error @ RequestError::Closed { ref reason, .. }) if is_to_blame(reason) => {
+            failed(FailureKind::Protocol, chain(error))
+        }
         Err(error @ RequestError::Closed { .. }) => {
             let exit = shared.exit_news().await;
             let message = match &exit {

@@ -204,7 +204,20 @@ fn is_object(line: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::is_object;
+    use super::{Broken, MCP_MESSAGE_BYTES, is_object, pass_requests};
+
+    #[tokio::test]
+    async fn requests_are_measured_by_the_line() {
+        let line = |length: usize| [vec![b' '; length], b"\n".to_vec()].concat();
+        let largest = [line(MCP_MESSAGE_BYTES), line(3), line(MCP_MESSAGE_BYTES), b"{".to_vec()].concat();
+        let mut passed = Vec::new();
+        pass_requests(&mut &largest[..], &mut passed).await.unwrap();
+        assert!(passed == largest);
+        for long in [line(MCP_MESSAGE_BYTES + 1), [line(3), vec![b' '; MCP_MESSAGE_BYTES + 1]].concat()] {
+            let ended = pass_requests(&mut &long[..], &mut Vec::new()).await;
+            assert!(matches!(ended, Err(Broken::TooLong { from: "client" })), "{ended:?}");
+        }
+    }
 
     #[test]
     fn only_whole_objects_are_messages() {

@@ -1,12 +1,16 @@
 //! Why a machine ended, in words for the user.
 
 use crate::{backend::BackendError, control::ControlError, home::HomeError, log, record::State};
-use casemate_mcp::client::OpenError;
+use casemate_mcp::client::{CloseReason, OpenError, RequestError};
 use casemate_proto::control::Exit;
-use std::{fmt::Write as _, io, path::PathBuf, process::ExitStatus, time::Duration};
+use std::{fmt::Write as _, io, process::ExitStatus, time::Duration};
 
 /// How much of a log is shown with an error.
 const TAIL_BYTES: usize = 1500;
+
+/// Where the words are looked for with which the guest's kernel gave up: a trace of its stack follows.
+const PANIC_BYTES: usize = 16 << 10;
+const PANIC: &str = "Kernel panic";
 
 /// Why a machine is over.
 #[derive(Debug, thiserror::Error)]
@@ -78,6 +82,15 @@ impl Ending {
         }
     }
 
+    /// Whether how the server ended adds nothing: it answered, or was ended for what it sent.
+    pub(crate) fn is_final_word(&self) -> bool {
+        match self {
+            Self::Server(OpenError::NoAnswer(RequestError::Closed { reason, .. })) => is_to_blame(reason),
+            Self::Server(_) => true,
+            _ => false,
+        }
+    }
+
     /// What the user may do.
     pub(crate) fn hint(&self) -> Option<String> {
         Some(
@@ -89,7 +102,7 @@ impl Ending {
                 Self::VmmEnded { tail, .. }
                     if tail.contains("Out of memory") || tail.contains("Kernel panic") =>
                 {
-                    "the guest's kernel gave up; give it more memory (--memory 256)"
+                    "the guest's kernel gave up; it may need more memory (--memory 256)"
                 }
                 Self::Slow { what: "booted", .. } => {
                     "the host may be busy, or the memory too small to boot (--memory 256)"
@@ -115,6 +128,11 @@ impl From<ControlError> for Ending {
     }
 }
 
+/// Whether the conversation ended for what the server sent; how the server then ended says less.
+pub(crate) fn is_to_blame(reason: &CloseReason) -> bool {
+    matches!(reason, CloseReason::TooLong { .. })
+}
+
 /// How a process ended, in words.
 pub(crate) fn describe_exit(exit: &Exit) -> String {
     let mut text = match (exit.code, exit.signal) {
@@ -128,10 +146,16 @@ pub(crate) fn describe_exit(exit: &Exit) -> String {
     text
 }
 
-/// What the machine printed last: the guest's console, then the VMM.
+/// What the machine printed last: the guest's console, then the VMM. A kernel that gave up is quoted with
+/// its reason alone.
 pub(crate) fn tails(logs: &std::path::Path) -> String {
-    let files: [PathBuf; 2] = [logs.join("console.log"), logs.join("vmm.log")];
-    let parts = files.map(|path| log::tail(&path, TAIL_BYTES));
+    let console = log::tail(&logs.join("console.log"), PANIC_BYTES);
+    let panic = console.lines().find_map(|line| Some(&line[line.find(PANIC)?..]));
+    let console = match panic {
+        Some(panic) => panic.trim_end().to_owned(),
+        None => log::tail(&logs.join("console.log"), TAIL_BYTES),
+    };
+    let parts = [console, log::tail(&logs.join("vmm.log"), TAIL_BYTES)];
     parts.iter().filter(|part| !part.is_empty()).map(String::as_str).collect::<Vec<_>>().join("\n")
 }
 
@@ -148,4 +172,19 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
         source = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_that_gave_up_is_quoted_without_its_stack() {
+        let logs = tempfile::tempdir().unwrap();
+        let trace = "[    1.4] Call Trace:\r\n".repeat(100);
+        let console = format!("[    0.6] PCI: none\r\n[    1.4] Kernel panic - not syncing: no memory\r\n{trace}");
+        std::fs::write(logs.path().join("console.log"), console).unwrap();
+        std::fs::write(logs.path().join("vmm.log"), "qemu: bye\n").unwrap();
+        assert_eq!(tails(logs.path()), "Kernel panic - not syncing: no memory\nqemu: bye");
+    }
 }

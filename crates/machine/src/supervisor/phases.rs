@@ -174,6 +174,7 @@ impl Booted<'_> {
             let started = while_alive(&mut *self.instance, &self.logs, bounded).await?;
             match started {
                 Ok(Ok(())) => {}
+                Ok(Err(ending)) if ending.is_final_word() => return Err(ending),
                 // Why the server ended says more than that its conversation did.
                 Ok(Err(ending)) => {
                     return Err(self.shared.exit_news().await.map_or(ending, Ending::ServerExited));

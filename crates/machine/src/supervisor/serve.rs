@@ -64,6 +64,9 @@ async fn serve(ready: &mut Ready, owner: &mut Owner) -> Ending {
                 }
             }
             reason = &mut conversation_ended => {
+                if ending::is_to_blame(&reason) {
+                    return Ending::ConversationEnded(reason.to_string());
+                }
                 // Most often the server ended, or the VMM under it: that says more.
                 return tokio::select! {
                     biased;

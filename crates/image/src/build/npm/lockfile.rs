@@ -54,7 +54,8 @@ impl Lockfile {
         Some(version)
     }
 
-    /// What decides the tree: every place with its package's version and digest, but not where that was fetched.
+    /// What decides the tree: every place with its package's version and digest, but not where that was
+    /// fetched.
     pub(crate) fn identity(&self) -> Vec<String> {
         let line = |(place, package): (&str, &Value)| {
             let field = |name| package.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();

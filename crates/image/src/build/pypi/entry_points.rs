@@ -1,4 +1,5 @@
-//! The programs of an installed Python package (`entry_points.txt`, the packaging specification "Entry points").
+//! The programs of an installed Python package (`entry_points.txt`, the packaging specification "Entry
+//! points").
 
 use std::collections::BTreeMap;
 use std::fs;
