@@ -48,7 +48,8 @@ pub struct BuildRequest<'a> {
     pub args: Vec<String>,
     /// `--command`, split into words: what starts the server instead of the package's own program.
     pub command: Option<Vec<String>>,
-    /// Whether packages may run code of theirs while they are installed (still confined).
+    /// Whether packages may run code of theirs while they are installed, confined but on the host's kernel.
+    /// The program never asks for it: scripts are to run inside a machine.
     pub allow_scripts: bool,
     /// Whether to ask the registries again although a recent answer is recorded.
     pub refresh: bool,

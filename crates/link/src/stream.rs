@@ -61,7 +61,13 @@ impl AsyncRead for Stream {
 }
 
 impl AsyncWrite for Stream {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    /// An empty write moves nothing, and fails where nobody could read what is written.
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        #[cfg(feature = "vsock")]
+        if let (Inner::Vsock(stream), []) = (&mut self.0, bytes) {
+            // Not after waiting for room: a peer that is gone makes none, and `poll` does not tell of it.
+            return Poll::Ready(io::Write::write(stream, bytes));
+        }
         forward!(self, AsyncWrite::poll_write(cx, bytes))
     }
 

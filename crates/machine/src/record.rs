@@ -7,7 +7,10 @@ use crate::{
 use casemate_proto::ids::{Cid, Name};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 /// Where a machine stands. `Stopped` and `Failed` are final.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

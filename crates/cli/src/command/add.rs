@@ -39,8 +39,8 @@ pub struct Add {
     /// Replace the server of that name
     #[arg(long)]
     replace: bool,
-    /// Let packages run code of theirs while they are installed, still confined
-    #[arg(long)]
+    /// Let packages run code of theirs while they are installed (not built yet)
+    #[arg(long, hide = true)]
     allow_scripts: bool,
     /// Print the added server as JSON: {name, source, version, image, command}
     #[arg(long)]

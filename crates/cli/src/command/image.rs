@@ -36,8 +36,8 @@ enum ImageCommand {
         /// The command to run, where the source does not say it
         #[arg(long, value_name = "TEXT")]
         command: Option<String>,
-        /// Let packages run code of theirs while they are installed, still confined
-        #[arg(long)]
+        /// Let packages run code of theirs while they are installed (not built yet)
+        #[arg(long, hide = true)]
         allow_scripts: bool,
         /// Ask the registries again although a recent answer is known
         #[arg(long)]

@@ -9,7 +9,10 @@ use crate::{
     render::harmless,
 };
 use casemate_proto::{control::Exit, ids::Name, port};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    process::Signal,
+};
 use std::time::Duration;
 use tokio::{
     io::{AsyncWriteExt, copy},
@@ -86,14 +89,16 @@ pub async fn run(args: Run, context: &Context) -> Result<Outcome, Error> {
             Err(Error::server(format!("conversation with machine {name} was broken off: {reason}"))
                 .log(&logs))
         }
-        // A client that leaves ends the server, whose way of ending is then its own matter.
-        (Ended::Client | Ended::Unheard, _) => Ok(Outcome::Done),
-        (Ended::Server, Some(ConversationEnd::ServerExited(Exit { code: Some(0), .. }))) => Ok(Outcome::Done),
-        (Ended::Server, Some(ConversationEnd::ServerExited(exit))) => {
+        (ended @ (Ended::Client | Ended::Server), Some(ConversationEnd::ServerExited(exit)))
+            if !in_peace(ended, &exit) =>
+        {
             let tail = harmless(exit.stderr_tail.trim());
             let tail = (!tail.is_empty()).then(|| format!("its last words: {tail}"));
             let error = Error::server(format!("server of machine {name} ended {}", describe(&exit)));
             Err(error.maybe_hint(tail).log(&logs))
+        }
+        (Ended::Client | Ended::Unheard, _) | (Ended::Server, Some(ConversationEnd::ServerExited(_))) => {
+            Ok(Outcome::Done)
         }
         (Ended::Server, None) => {
             Err(Error::server(format!("conversation with machine {name} ended without a reason")).log(&logs))
@@ -152,6 +157,14 @@ async fn unheard() {
             return;
         }
     }
+}
+
+/// Whether a server ended as servers do: by itself or, after its input had ended, by the signals that are sent
+/// to one that lingers.
+fn in_peace(ended: Ended, exit: &Exit) -> bool {
+    const SENT: [i32; 2] = [Signal::TERM.as_raw(), Signal::KILL.as_raw()];
+    let was_sent = ended == Ended::Client && exit.signal.is_some_and(|signal| SENT.contains(&signal));
+    exit.code == Some(0) || was_sent
 }
 
 fn describe(exit: &Exit) -> String {

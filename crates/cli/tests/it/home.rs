@@ -210,12 +210,13 @@ fn processes_of(folder: &Path) -> Vec<String> {
 /// command line, but its supervisor has; the id of one that ended may be another home's VMM now.
 fn is_vmm(pid: u64, home: &Path) -> bool {
     let read = |name: &str| fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap_or_default();
-    if !read("comm").starts_with("qemu-system") {
+    let stat = read("stat");
+    let mut fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
+    // One that is dead is init's to reap, which may take its time.
+    if !read("comm").starts_with("qemu-system") || fields.next() == Some("Z") {
         return false;
     }
-    let parent =
-        read("stat").rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(1)?.parse().ok());
-    let parent: u64 = parent.unwrap_or_default();
+    let parent: u64 = fields.next().and_then(|parent| parent.parse().ok()).unwrap_or_default();
     let is_supervisor = fs::read(format!("/proc/{parent}/cmdline"))
         .is_ok_and(|line| line.split(|&byte| byte == 0).any(|word| word == b"__supervisor"));
     let environment = fs::read(format!("/proc/{parent}/environ")).unwrap_or_default();

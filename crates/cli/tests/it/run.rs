@@ -21,9 +21,9 @@ const PATIENCE: Duration = Duration::from_secs(300);
 /// What is immediate on a host that is busy with other tests' machines.
 const AT_ONCE: Duration = Duration::from_secs(10);
 
-/// Speaks with `casemate run --memory 128 -- COMMAND`.
+/// Speaks with `casemate run -- COMMAND`.
 fn client(home: &Home, command: &[&str]) -> LineClient {
-    let line = [&["run", "--memory", "128", "--"], command].concat();
+    let line = [&["run", "--"], command].concat();
     LineClient::spawn(&mut home.command(&line)).unwrap().with_patience(PATIENCE)
 }
 
@@ -113,6 +113,15 @@ fn a_crash_is_told_with_its_signal() {
     let (code, stderr) = ended(client);
     assert_eq!(code, Some(5), "{stderr}");
     assert!(stderr.contains("by signal 6") && stderr.contains("log: "), "{stderr}");
+}
+
+/// A pipe into `casemate run` closes standard input long before the server is there.
+#[test]
+fn a_server_that_fails_is_told_of_although_the_client_said_its_last_word() {
+    let home = Home::new();
+    let failed = finish(home.command(&["run", "--", "false"]), b"{}\n");
+    assert_eq!((failed.code, failed.stdout.as_str()), (5, ""), "{}", failed.stderr);
+    assert!(failed.stderr.contains("ended with exit code 1"), "{}", failed.stderr);
 }
 
 /// `cat` gives every message back: what comes was passed both ways.
@@ -212,7 +221,7 @@ fn a_client_that_vanishes_takes_its_server_along() {
 
 /// Runs a server, does something with it, and closes its standard streams; gives the exit code.
 fn vanish(home: &Home, command: &[&str], meanwhile: impl FnOnce(&mut Child)) -> Option<i32> {
-    let line = [&["run", "--memory", "128", "--"], command].concat();
+    let line = [&["run", "--"], command].concat();
     let mut run = home.command(&line).stdin(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap();
     meanwhile(&mut run);
     drop((run.stdin.take(), run.stdout.take()));

@@ -115,7 +115,7 @@ pub(super) fn contents(context: &Context<'_>, lock: &Lock) -> Result<Contents, B
     for name in lockfile.with_scripts() {
         if !lock.scripts {
             context.progress.note(&format!(
-                "{name} wants to run a script when it is installed, which was not done; allow scripts if it does not work"
+                "{name} wants to run a script when it is installed, which was not done: the server may miss what that would have built"
             ));
         }
     }

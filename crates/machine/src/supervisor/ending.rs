@@ -182,7 +182,8 @@ mod tests {
     fn a_kernel_that_gave_up_is_quoted_without_its_stack() {
         let logs = tempfile::tempdir().unwrap();
         let trace = "[    1.4] Call Trace:\r\n".repeat(100);
-        let console = format!("[    0.6] PCI: none\r\n[    1.4] Kernel panic - not syncing: no memory\r\n{trace}");
+        let console =
+            format!("[    0.6] PCI: none\r\n[    1.4] Kernel panic - not syncing: no memory\r\n{trace}");
         std::fs::write(logs.path().join("console.log"), console).unwrap();
         std::fs::write(logs.path().join("vmm.log"), "qemu: bye\n").unwrap();
         assert_eq!(tails(logs.path()), "Kernel panic - not syncing: no memory\nqemu: bye");
