@@ -77,7 +77,10 @@ impl Control {
                     return self.finish().await;
                 }
                 Outcome::Exec(reply, running) => {
-                    self.send(&reply).await?;
+                    if let Err(error) = self.send(&reply).await {
+                        running.abandon().await;
+                        return Err(error);
+                    }
                     exec::run(*running, &mut self.stream, self.lines.remainder()).await?;
                     return self.finish().await;
                 }

@@ -15,8 +15,8 @@ use tokio::time::timeout;
 
 const BUFFER_BYTES: usize = 64 << 10;
 
-/// How often a client is asked whether it is still there, where nothing else tells: one that sends nothing
-/// more, whose input the server does not take, or that does not take the server's output.
+/// How often a client that sends nothing more, or whose input the server does not take, is asked whether it
+/// is still there; only then does nothing else tell.
 pub const STILL_THERE: Duration = Duration::from_secs(1);
 
 /// Whether the conversation is held. Shared by the holders' guards.
@@ -172,20 +172,8 @@ async fn outbound(mut stdout: pipe::Receiver, output: &mut WriteHalf<Stream>, si
             let _ = output.shutdown().await;
             return End::Delivered;
         }
-        if deliver(&buffer[..length], output).await.is_err() {
+        if output.write_all(&buffer[..length]).await.is_err() {
             return End::Gone;
         }
     }
-}
-
-/// Writes everything, however slowly it is read, to a client that is there.
-async fn deliver(mut bytes: &[u8], output: &mut WriteHalf<Stream>) -> std::io::Result<()> {
-    while !bytes.is_empty() {
-        // Vsock does not wake a writer whose peer went away with bytes of its own unread.
-        match timeout(STILL_THERE, output.write(bytes)).await {
-            Ok(written) => bytes = &bytes[written?..],
-            Err(_) => drop(output.write(&[]).await?),
-        }
-    }
-    Ok(())
 }

@@ -42,6 +42,11 @@ impl Running {
     pub fn pid(&self) -> u32 {
         self.child.pid as u32
     }
+
+    /// Ends it, because nobody is there whom it could serve.
+    pub async fn abandon(self) {
+        self.child.group.kill(false).await;
+    }
 }
 
 /// Starts the program.

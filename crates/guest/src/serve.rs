@@ -4,10 +4,10 @@ use crate::agent::{Agent, Kernel};
 use crate::args::Link;
 use crate::port::{self, Port, virtio};
 use crate::{control, conversation, ingress, log, modules};
-use casemate_link::{Incoming, Listener, mux};
+use casemate_link::{Incoming, Listener, VsockPort, mux};
 use casemate_proto::limits::{STOP_GRACE, STREAMS};
 use casemate_proto::mux::ResetCode;
-use casemate_proto::port::{CONTROL, CONVERSATION, INGRESS};
+use casemate_proto::port::{CONTROL, CONVERSATION, INGRESS, LINK};
 use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
@@ -43,8 +43,8 @@ pub enum LinkError {
         /// Why.
         source: io::Error,
     },
-    /// Vsock ports cannot be listened on.
-    #[error("listen on vsock ports")]
+    /// The vsock port cannot be listened on.
+    #[error("listen on the vsock port")]
     Vsock(#[source] io::Error),
     /// The kernel's list of ports cannot be read.
     #[error("look for the port {}", port::NAME)]
@@ -110,7 +110,7 @@ async fn unix(folder: &Path, agent: Arc<Agent>) -> Result<Never, LinkError> {
 }
 
 async fn vsock(agent: Arc<Agent>) -> Result<Never, LinkError> {
-    accept(Listener::vsock(&PORTS).map_err(LinkError::Vsock)?, agent).await
+    multiplexed(VsockPort::listen(LINK).map_err(LinkError::Vsock)?, agent).await
 }
 
 async fn serial(path: &Path, agent: Arc<Agent>) -> Result<Never, LinkError> {

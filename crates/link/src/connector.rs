@@ -20,8 +20,7 @@ pub enum Connector {
         /// The folder.
         dir: PathBuf,
     },
-    /// One Unix socket that asks for the port with the [handshake]: Firecracker's vsock device,
-    /// `vhost-device-vsock`, and a supervisor's own socket.
+    /// One Unix socket that asks for the port with the [handshake]: a supervisor's.
     Handshake {
         /// The socket.
         socket: PathBuf,

@@ -18,8 +18,6 @@ pub struct Listener(Inner);
 enum Inner {
     Mux(MuxHandle),
     Unix(Vec<(u32, UnixListener)>),
-    #[cfg(feature = "vsock")]
-    Vsock(Vec<(u32, tokio_vsock::VsockListener)>),
 }
 
 /// A stream that the other side wants; dropped unanswered, it is refused.
@@ -51,17 +49,6 @@ impl Listener {
         ports.iter().map(bind).collect::<io::Result<_>>().map(Inner::Unix).map(Self)
     }
 
-    /// Listens on vsock ports. Connections from elsewhere than the host (a program inside the guest, over the
-    /// loopback) are closed at once.
-    #[cfg(feature = "vsock")]
-    pub fn vsock(ports: &[u32]) -> io::Result<Self> {
-        let bind = |&port| {
-            let address = tokio_vsock::VsockAddr::new(tokio_vsock::VMADDR_CID_ANY, port);
-            Ok((port, tokio_vsock::VsockListener::bind(address)?))
-        };
-        ports.iter().map(bind).collect::<io::Result<_>>().map(Inner::Vsock).map(Self)
-    }
-
     /// The next stream that the other side wants.
     ///
     /// Cancellation safe. An error of kind `NotConnected` is the end of the link; any other concerns one
@@ -78,24 +65,6 @@ impl Listener {
                             return Poll::Ready(
                                 accepted.map(|(s, _)| Incoming::native(*port, Stream::from_unix(s))),
                             );
-                        }
-                    }
-                    Poll::Pending
-                })
-                .await
-            }
-            #[cfg(feature = "vsock")]
-            Inner::Vsock(listeners) => {
-                poll_fn(|cx| {
-                    for (port, listener) in &mut *listeners {
-                        while let Poll::Ready(accepted) = listener.poll_accept(cx) {
-                            let (stream, from) = match accepted {
-                                Ok(accepted) => accepted,
-                                Err(error) => return Poll::Ready(Err(error)),
-                            };
-                            if from.cid() == tokio_vsock::VMADDR_CID_HOST {
-                                return Poll::Ready(Ok(Incoming::native(*port, Stream::from_vsock(stream))));
-                            }
                         }
                     }
                     Poll::Pending

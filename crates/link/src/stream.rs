@@ -21,20 +21,12 @@ pub struct Stream(Inner);
 enum Inner {
     Mux(MuxStream),
     Unix(UnixStream),
-    #[cfg(feature = "vsock")]
-    Vsock(tokio_vsock::VsockStream),
 }
 
 impl Stream {
     /// A stream that is a Unix socket connection.
     pub fn from_unix(stream: UnixStream) -> Self {
         Self(Inner::Unix(stream))
-    }
-
-    /// A stream that is a vsock connection.
-    #[cfg(feature = "vsock")]
-    pub fn from_vsock(stream: tokio_vsock::VsockStream) -> Self {
-        Self(Inner::Vsock(stream))
     }
 
     pub(crate) fn from_mux(stream: MuxStream) -> Self {
@@ -48,8 +40,6 @@ macro_rules! forward {
         match &mut $self.get_mut().0 {
             Inner::Mux(stream) => $trait::$method(Pin::new(stream), $($argument),*),
             Inner::Unix(stream) => $trait::$method(Pin::new(stream), $($argument),*),
-            #[cfg(feature = "vsock")]
-            Inner::Vsock(stream) => $trait::$method(Pin::new(stream), $($argument),*),
         }
     };
 }
@@ -61,13 +51,7 @@ impl AsyncRead for Stream {
 }
 
 impl AsyncWrite for Stream {
-    /// An empty write moves nothing, and fails where nobody could read what is written.
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        #[cfg(feature = "vsock")]
-        if let (Inner::Vsock(stream), []) = (&mut self.0, bytes) {
-            // Not after waiting for room: a peer that is gone makes none, and `poll` does not tell of it.
-            return Poll::Ready(io::Write::write(stream, bytes));
-        }
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         forward!(self, AsyncWrite::poll_write(cx, bytes))
     }
 

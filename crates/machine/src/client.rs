@@ -72,6 +72,8 @@ pub enum ConversationEnd {
     ServerExited(Exit),
     /// The supervisor broke it off, for this reason.
     Broken(String),
+    /// The machine is over, for this reason.
+    MachineEnded(String),
 }
 
 /// A machine that lives as long as this value, or until it is let go.
@@ -173,6 +175,8 @@ impl Leased {
         match timeout(END_NEWS, self.leash.receive::<Report>()).await {
             Ok(Ok(Some(Report::ServerExited { exit }))) => Some(ConversationEnd::ServerExited(exit)),
             Ok(Ok(Some(Report::ConversationBroken { reason }))) => Some(ConversationEnd::Broken(reason)),
+            Ok(Ok(Some(Report::Ended { reason, .. }))) => Some(ConversationEnd::MachineEnded(reason)),
+            Ok(Ok(None) | Err(_)) => Some(ConversationEnd::MachineEnded("its supervisor was killed".to_owned())),
             _ => None,
         }
     }
@@ -202,13 +206,18 @@ impl Leased {
         ended
     }
 
-    /// Waits for the supervisor's process to end; it ends soon after the leash does.
+    /// Waits for the supervisor's process to end; it ends soon after the leash does. One that hangs is killed,
+    /// and the kernel ends its VMM with it.
     async fn reap(self) {
         let Self { leash, mut supervisor, .. } = self;
         drop(leash);
         let until = std::time::Instant::now() + SUPERVISOR_EXIT;
         while matches!(supervisor.try_wait(), Ok(None)) && std::time::Instant::now() < until {
             tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        // Not reaped yet: the process id is still its own. One that ended meanwhile only is reaped.
+        if matches!(supervisor.try_wait(), Ok(None)) && supervisor.kill().is_ok() {
+            let _ = supervisor.wait();
         }
     }
 }
@@ -360,27 +369,30 @@ pub async fn stop(home: &Home, record: &Record) -> Result<bool, SessionError> {
             .ask(&Request::Stop { reason: "stopped on request".to_owned() })
             .await
     };
+    let mut told = true;
     match asked.await {
         Err(error) if registry.is_over(&record.id) => drop(error),
         // A machine that is still starting has a socket and nobody who accepts: its supervisor's signal
         // handler is there from the first moment.
-        Err(SessionError::Connect(_) | SessionError::Handshake { .. }) => terminate(record),
+        Err(SessionError::Connect(_) | SessionError::Handshake { .. }) => told = false,
         // It ends for another reason, or its supervisor was killed and is not quite gone.
         Err(SessionError::Ended { .. }) | Ok(_) => {}
         Err(error) => return Err(error),
     }
     let over = timeout(STOP_TIMEOUT, async {
         while !registry.is_over(&record.id) {
+            told = told || terminate(home, &record.id);
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     });
     Ok(over.await.is_ok())
 }
 
-fn terminate(record: &Record) {
-    let pid = record.supervisor_pid.and_then(|pid| rustix::process::Pid::from_raw(pid as i32));
-    if let Some(pid) = pid {
-        // Gone already: then it is over.
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-    }
+/// Has a live machine's supervisor end; `false` if it has not written down yet which process it is.
+fn terminate(home: &Home, id: &str) -> bool {
+    let pid = Record::load(home, id).and_then(|record| record.supervisor_pid);
+    let Some(pid) = pid.and_then(|pid| rustix::process::Pid::from_raw(pid as i32)) else { return false };
+    // Gone already: then it is over.
+    let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+    true
 }

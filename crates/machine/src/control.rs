@@ -191,3 +191,6 @@ impl Watch {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -87,7 +87,8 @@ pub async fn examine(home: &Home, kernel: &GuestKernel) -> Report {
     let (kvm, (tcg, tcg_ms)) = tokio::join!(try_kvm(home, kernel), try_tcg(home, kernel));
     let mut backends = vec![not_built(BackendKind::Firecracker)];
     if let Err(unusable) = &kvm {
-        backends[0].reason = Some(format!("not built yet; and it needs KVM: {}", unusable.reason));
+        let first = unusable.reason.split(" (").next().unwrap_or_default();
+        backends[0].reason = Some(format!("not built yet; and it needs KVM: {first}"));
     }
     backends.push(qemu_finding(kvm, tcg, tcg_ms));
     backends.extend([BackendKind::Docker, BackendKind::Sandbox, BackendKind::Process].map(not_built));
@@ -221,14 +222,11 @@ async fn boot(
     Ok(())
 }
 
-/// The first line of a failure and, where the machine printed something, its last.
-fn gist(reason: &str) -> String {
+/// The line of a failure that says most: what the machine printed last, else the failure itself.
+fn gist(reason: &str) -> &str {
     let mut lines = reason.lines();
     let first = lines.next().unwrap_or_default();
-    match lines.rfind(|line| !line.trim().is_empty()) {
-        Some(last) => format!("{first} {}", last.trim()),
-        None => first.to_owned(),
-    }
+    lines.rfind(|line| !line.trim().is_empty()).unwrap_or(first).trim()
 }
 
 fn device() -> Result<(), Unusable> {

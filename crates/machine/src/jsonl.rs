@@ -1,5 +1,6 @@
 //! One JSON document a line, over a Unix stream between casemate's own processes.
 
+use crate::hangup::hung_up;
 use casemate_proto::line::{LineBuffer, LineTooLong};
 use serde::{Serialize, de::DeserializeOwned};
 use std::io;
@@ -56,7 +57,12 @@ impl Jsonl {
         }
     }
 
-    /// Resolves when the other side is gone; it sends nothing before that. May be cancelled.
+    /// Resolves when the other side is gone, which one that only says no more is not. May be cancelled.
+    pub(crate) fn hung_up(&self) -> impl Future<Output = ()> + use<> {
+        hung_up(&self.stream)
+    }
+
+    /// Resolves when the other side is gone or says no more; it sends nothing before that. May be cancelled.
     pub(crate) async fn closed(&mut self) {
         let mut byte = [0; 1];
         // Anything but the end is against the protocol and ends it too.

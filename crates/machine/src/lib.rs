@@ -13,6 +13,7 @@ pub mod backend;
 pub mod client;
 mod control;
 pub mod doctor;
+mod hangup;
 pub mod home;
 mod jsonl;
 pub mod leash;

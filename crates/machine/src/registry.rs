@@ -180,7 +180,9 @@ pub(crate) fn tidy_ended(dir: &std::path::Path) {
 fn lock_if_over(dir: &std::path::Path) -> Option<Option<File>> {
     match File::open(dir.join("lock")) {
         Ok(file) => file.try_lock().is_ok().then_some(Some(file)),
-        Err(_) => Some(None),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Some(None),
+        // Out of descriptors, or closed to this user: nothing is known, so nothing may be removed.
+        Err(_) => None,
     }
 }
 
@@ -238,6 +240,18 @@ mod tests {
         let left: Vec<_> = fs::read_dir(registry.home.machine(&claim.record.id)).unwrap().flatten().collect();
         assert!(left.iter().all(|entry| KEPT.iter().any(|kept| entry.file_name() == *kept)), "{left:?}");
         assert_eq!(registry.claim(&spec("m")).unwrap().record.cid, Cid(100));
+    }
+
+    #[test]
+    fn a_machine_whose_lock_cannot_be_opened_is_left_alone() {
+        let (_dir, registry) = registry();
+        let claim = registry.claim(&spec("m")).unwrap();
+        let lock = registry.home.machine(&claim.record.id).join("lock");
+        fs::remove_file(&lock).unwrap();
+        // A link to itself: an error that even root gets, and not that nothing is there.
+        std::os::unix::fs::symlink(&lock, &lock).unwrap();
+        assert!(!registry.is_over(&claim.record.id));
+        assert_eq!(registry.list().unwrap()[0].state, State::Planned);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::{
     process::Command,
     time::Instant,
 };
+use tokio::io::{Interest, unix::AsyncFd};
 
 /// Has `setup` run in the child between fork and exec.
 ///
@@ -33,6 +34,25 @@ pub(crate) fn inherited(number: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: the number is open, and nothing else in this program owns it: it was passed by the parent
     // for this purpose and this function is called once for it.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Has the runtime watch what can be read from a descriptor, and its hang-up.
+pub(crate) fn readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` is valid and names the same file until it is dropped.
+    Ok(unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?)
+}
+
+/// Closes every descriptor from 3 up but those in `keep`: what the program that started this one left open is
+/// not for a machine. To be called at the start of the program, before anything else is opened.
+pub(crate) fn close_foreign(keep: &[RawFd]) -> io::Result<()> {
+    let listed: Vec<RawFd> = std::fs::read_dir("/proc/self/fd")?
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|number| *number > 2 && !keep.contains(number))
+        .collect();
+    // The folder itself is listed and closed already.
+    listed.into_iter().filter_map(|number| inherited(number).ok()).for_each(drop);
+    Ok(())
 }
 
 /// Leaves the host's network, IPC and host name namespaces.

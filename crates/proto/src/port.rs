@@ -1,6 +1,9 @@
 //! The numbered ports that a link carries streams to.
 //!
-//! They are the vsock ports of a real vsock device and the `CONNECT n` of the supervisor's socket alike.
+//! They are the `CONNECT n` of the supervisor's socket, whatever the link is made of.
+
+/// The one port of a real vsock device: the multiplexer, whose streams are for the ports below.
+pub const LINK: u32 = 5251;
 
 /// The MCP conversation: newline-delimited JSON-RPC, one client at a time.
 pub const CONVERSATION: u32 = 5252;

@@ -89,6 +89,9 @@ pub async fn run(args: Run, context: &Context) -> Result<Outcome, Error> {
             Err(Error::server(format!("conversation with machine {name} was broken off: {reason}"))
                 .log(&logs))
         }
+        (Ended::Server, Some(ConversationEnd::MachineEnded(reason))) => {
+            Err(Error::server(format!("machine {name} ended: {reason}")).log(&logs))
+        }
         (ended @ (Ended::Client | Ended::Server), Some(ConversationEnd::ServerExited(exit)))
             if !in_peace(ended, &exit) =>
         {
@@ -159,8 +162,8 @@ async fn unheard() {
     }
 }
 
-/// Whether a server ended as servers do: by itself or, after its input had ended, by the signals that are sent
-/// to one that lingers.
+/// Whether a server ended as servers do: by itself or, after its input had ended, by the signals that are
+/// sent to one that lingers.
 fn in_peace(ended: Ended, exit: &Exit) -> bool {
     const SENT: [i32; 2] = [Signal::TERM.as_raw(), Signal::KILL.as_raw()];
     let was_sent = ended == Ended::Client && exit.signal.is_some_and(|signal| SENT.contains(&signal));

@@ -69,7 +69,9 @@ impl Screen {
 /// Prints an error with its causes, its hint and its log.
 pub fn error(error: &Error) {
     let word = Style::new().for_stderr().red().bold().apply_to("error:");
-    eprint_line(format!("{word} {}", error.report()).trim_end());
+    // A guest's console, or a server's last words, may be part of it.
+    let report = harmless(&error.report().to_string().replace("\r\n", "\n"));
+    eprint_line(format!("{word} {report}").trim_end());
 }
 
 /// Text from a server or a registry, made harmless for a terminal: control characters could move the

@@ -58,7 +58,12 @@ impl Home {
     /// An empty home that shares nothing.
     pub fn isolated() -> Self {
         // The system's folder for temporary files: a socket's path has to be short.
-        Self { dir: tempfile::Builder::new().prefix("casemate-test-").tempdir().unwrap() }
+        Self::below(&std::env::temp_dir())
+    }
+
+    /// An empty home in a folder.
+    pub fn below(folder: &Path) -> Self {
+        Self { dir: tempfile::Builder::new().prefix("casemate-test-").tempdir_in(folder).unwrap() }
     }
 
     /// The folder.

@@ -7,7 +7,7 @@
 
 use crate::{
     home::{Home, casemate},
-    support::{Agent, PROBE, child_of, eventually, is_alive, signal, start},
+    support::{Agent, PROBE, child_of, eventually, is_alive, is_supervisor, signal, start},
 };
 use rustix::process::Signal;
 use std::{
@@ -147,8 +147,13 @@ impl SplitMix {
     /// The victims of a phase come in turn, so that each is killed often.
     fn plan(&mut self, phase: Phase, n: usize) -> Plan {
         let victims = phase.victims();
-        let delay = Duration::from_millis(self.below(phase.delay_ms()));
-        Plan { phase, victim: victims[n % victims.len()], delay }
+        let victim = victims[n % victims.len()];
+        let most = match (phase, victim) {
+            // It comes late in this phase, and is waited for.
+            (Phase::Planning, Victim::Supervisor) => 3,
+            _ => phase.delay_ms(),
+        };
+        Plan { phase, victim, delay: Duration::from_millis(self.below(most)) }
     }
 }
 
@@ -180,15 +185,19 @@ fn a_kill_of_anything_at_any_moment_leaves_nothing() {
         );
     }
     for victim in Phase::Calling.victims() {
-        assert!(killed.contains_key(victim), "{victim:?} was never killed");
+        assert!(
+            killed.get(victim).is_some_and(|&kills| kills >= 4),
+            "{victim:?} was killed too rarely: {killed:?}"
+        );
     }
 }
 
 fn rounds(home: &Home, schedule: &Mutex<Schedule>) {
     for number in 1.. {
         let Some(plan) = schedule.lock().unwrap().next() else { break };
-        if let Some(hit) = round(home, plan) {
-            schedule.lock().unwrap().note(hit, plan.victim);
+        match round(home, plan) {
+            Some(hit) => schedule.lock().unwrap().note(hit, plan.victim),
+            None => println!("missed: {plan:?}"),
         }
         if number % ASK_EVERY == 0 {
             ask(home);
@@ -206,9 +215,7 @@ fn ask(home: &Home) {
 /// One machine's life until something is killed, and what came after; the phase that was hit.
 fn round(home: &Home, plan: Plan) -> Option<Phase> {
     let mut machine = Machine { home, launch: start(home.command(&LAUNCH)), other: None, vmms: Vec::new() };
-    let hit = machine.live_until(plan.phase).and_then(|()| {
-        // Where the agent is comes first: the search takes longer than some phases.
-        let agent = (plan.victim == Victim::Agent).then(|| Agent::find(machine.vmm()?)).flatten();
+    let hit = machine.live_until(plan).and_then(|agent| {
         thread::sleep(plan.delay);
         let hit = machine.phase()?;
         machine.kill(plan.victim, agent).then_some(hit)
@@ -230,21 +237,37 @@ struct Machine<'a> {
 }
 
 impl Machine<'_> {
-    /// Goes on until a phase begins; nothing if the machine was past it when it was looked at.
-    fn live_until(&mut self, phase: Phase) -> Option<()> {
-        if phase >= Phase::Calling {
+    /// Goes on until a phase begins; nothing if the machine was past it when it was looked at. Finds the
+    /// agent, where it is to be killed.
+    fn live_until(&mut self, plan: Plan) -> Option<Option<Agent>> {
+        let mut agent = None;
+        if plan.phase >= Phase::Calling {
             let status = eventually("launch", || self.launch.try_wait().unwrap());
             assert!(status.success(), "launch ended with {status}");
-            let args: &[&str] = match phase {
+        }
+        if plan.victim == Victim::Agent {
+            // Before the phase begins, because to find it takes longer than some phases.
+            agent = eventually("the agent", || match self.vmm().and_then(Agent::find) {
+                None if self.phase().is_some_and(|now| now <= plan.phase) => None,
+                found => Some(found),
+            });
+        }
+        if plan.victim == Victim::Supervisor {
+            eventually("the supervisor", || match self.supervisor() {
+                None if self.phase().is_some_and(|now| now <= plan.phase) => None,
+                found => Some(found),
+            });
+        }
+        if plan.phase >= Phase::Calling {
+            let args: &[&str] = match plan.phase {
                 Phase::Calling => &["call", "m", "sleep", r#"{"ms": 60000}"#],
                 _ => &["stop", "m"],
             };
-            // Found before the phase begins, for the agent's sake.
             self.vmm();
-            self.other = Some((phase, start(self.home.command(args))));
+            self.other = Some((plan.phase, start(self.home.command(args))));
         }
-        eventually("phase", || self.phase().is_none_or(|now| now >= phase).then_some(()));
-        self.phase().filter(|&now| now == phase).map(drop)
+        eventually("phase", || self.phase().is_none_or(|now| now >= plan.phase).then_some(()));
+        self.phase().filter(|&now| now == plan.phase).map(|_| agent)
     }
 
     /// Where the machine is, as it can be seen; nothing while it does nothing, or is over.
@@ -269,10 +292,13 @@ impl Machine<'_> {
         self.home.records().into_iter().rfind(is_live)
     }
 
-    fn supervisor(&self) -> Option<u32> {
+    fn supervisor(&mut self) -> Option<u32> {
         let recorded = || u32::try_from(self.live_record()?["supervisor_pid"].as_u64()?).ok();
-        // Its own process before it is written down.
-        recorded().or_else(|| child_of(self.launch.id())).filter(|&pid| is_alive(pid))
+        // A child of the command before it is written down; the number of a command that ended is anybody's.
+        recorded().filter(|&pid| is_supervisor(pid)).or_else(|| match self.launch.try_wait().unwrap() {
+            None => child_of(self.launch.id()),
+            Some(_) => None,
+        })
     }
 
     fn vmm(&mut self) -> Option<u32> {
@@ -342,12 +368,14 @@ impl Machine<'_> {
 
     /// A machine that lives on without the command that was killed answers, and can be stopped.
     fn outlive(&mut self, context: &str, plan: Plan) {
-        let state = || self.live_record().and_then(|record| Some(record["state"].as_str()?.to_owned()));
-        let lives = eventually(context, || match state().as_deref() {
-            Some("ready") => Some(true),
-            // Its supervisor is on the way to its end, or was killed before it wrote that down.
-            Some(_) if self.supervisor().is_some() => None,
-            _ => Some(false),
+        let lives = eventually(context, || {
+            let Some(record) = self.live_record() else { return Some(false) };
+            match record["state"].as_str() {
+                Some("ready") => Some(true),
+                // Its supervisor is on the way to its end, or was killed before it wrote that down.
+                Some(_) if self.supervisor().is_some() => None,
+                _ => Some(false),
+            }
         });
         if !lives {
             return;

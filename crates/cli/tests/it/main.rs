@@ -7,6 +7,7 @@ mod bad_input;
 mod commands;
 mod config;
 mod examples;
+mod faults;
 mod guide;
 mod help;
 mod home;

@@ -1,8 +1,11 @@
 //! `casemate run` as clients meet it: a server on standard input and output, and nothing else.
 
-use crate::home::{Home, casemate, finish};
+use crate::{
+    home::{Home, casemate, finish},
+    support::{eventually, signal},
+};
 use casemate_testkit::{ClientError, LineClient, modern_meta};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::{
     io::{BufRead, BufReader, Write},
@@ -21,9 +24,9 @@ const PATIENCE: Duration = Duration::from_secs(300);
 /// What is immediate on a host that is busy with other tests' machines.
 const AT_ONCE: Duration = Duration::from_secs(10);
 
-/// Speaks with `casemate run -- COMMAND`.
-fn client(home: &Home, command: &[&str]) -> LineClient {
-    let line = [&["run", "--"], command].concat();
+/// Speaks with `casemate run ARGS`.
+fn client(home: &Home, args: &[&str]) -> LineClient {
+    let line = [&["run"], args].concat();
     LineClient::spawn(&mut home.command(&line)).unwrap().with_patience(PATIENCE)
 }
 
@@ -36,18 +39,23 @@ fn text(answer: &Value) -> &str {
     answer["result"]["content"][0]["text"].as_str().unwrap_or_else(|| panic!("{answer}"))
 }
 
-/// The exit code, once nothing more comes on standard output.
+/// The exit code and standard error, once nothing more comes on standard output.
 fn ended(mut client: LineClient) -> (Option<i32>, String) {
     let rest = client.line();
     assert!(matches!(rest, Err(ClientError::Closed { .. })), "{rest:?}");
     let code = client.wait().unwrap().code();
+    // What was written last is still on its way to the client: an error ends with where the log is.
+    let until = Instant::now() + AT_ONCE;
+    while code != Some(0) && !client.stderr().contains("log: ") && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(5));
+    }
     (code, client.stderr())
 }
 
 #[test]
 fn a_legacy_client_is_served_and_never_sees_a_stray_print() {
     let home = Home::new();
-    let mut client = client(&home, &["builtin:probe"]);
+    let mut client = client(&home, &["--", "builtin:probe"]);
     let hello = client.initialize("2025-06-18", json!({})).unwrap();
     assert_eq!(hello["result"]["protocolVersion"], "2025-06-18", "{hello}");
     let tools = client.request("tools/list", json!({})).unwrap();
@@ -73,7 +81,7 @@ fn a_legacy_client_is_served_and_never_sees_a_stray_print() {
 #[test]
 fn a_modern_client_is_served_alone_and_told_how_the_server_ended() {
     let home = Home::new();
-    let mut client = client(&home, &["builtin:probe"]);
+    let mut client = client(&home, &["--", "builtin:probe"]);
     let modern = |params: Value| modern_meta(params, json!({}));
     let tools = client.request("tools/list", modern(json!({}))).unwrap();
     assert_eq!(tools["result"]["resultType"], "complete", "{tools}");
@@ -107,7 +115,7 @@ fn a_modern_client_is_served_alone_and_told_how_the_server_ended() {
 #[test]
 fn a_crash_is_told_with_its_signal() {
     let home = Home::new();
-    let mut client = client(&home, &["builtin:probe"]);
+    let mut client = client(&home, &["--", "builtin:probe"]);
     client.initialize("2025-11-25", json!({})).unwrap();
     client.start("tools/call", json!({"name": "crash", "arguments": {"kind": "abort"}})).unwrap();
     let (code, stderr) = ended(client);
@@ -128,7 +136,7 @@ fn a_server_that_fails_is_told_of_although_the_client_said_its_last_word() {
 #[test]
 fn messages_pass_byte_for_byte_up_to_16_mib() {
     let home = Home::new();
-    let mut client = client(&home, &["cat"]);
+    let mut client = client(&home, &["--", "cat"]);
     let odd: [&[u8]; 6] = [
         b"  {\"jsonrpc\" : \"2.0\",\t\"id\":1 ,\"unknown\": {\"deep\": [null, 1.00, 1e400, -0]}}\t \n",
         b"{\"again\":1,\"again\":2,\"\":\"\"}\r\n",
@@ -171,7 +179,7 @@ fn messages_pass_byte_for_byte_up_to_16_mib() {
 #[test]
 fn a_reply_over_16_mib_ends_the_conversation_with_a_reason() {
     let home = Home::new();
-    let mut client = client(&home, &["builtin:probe", "--misbehave", "long-line"]);
+    let mut client = client(&home, &["--memory", "512", "--", "builtin:probe", "--misbehave", "long-line"]);
     client.start("ping", json!({})).unwrap();
     // A client that has said its last word still waits for the answer.
     client.close_stdin();
@@ -183,13 +191,13 @@ fn a_reply_over_16_mib_ends_the_conversation_with_a_reason() {
 #[test]
 fn a_killed_run_takes_its_machine_along() {
     let home = Home::new();
-    let mut client = client(&home, &["builtin:probe"]);
+    let mut client = client(&home, &["--", "builtin:probe"]);
     client.initialize("2025-06-18", json!({})).unwrap();
     client.start("tools/call", json!({"name": "sleep", "arguments": {"ms": 600_000}})).unwrap();
     assert_eq!(status(&home)[0]["state"], "ready");
-    kill(client.pid());
+    signal(client.pid(), Signal::KILL);
     client.wait().unwrap();
-    assert!(gone(&home), "{}", status(&home));
+    eventually("no machine", || (status(&home) == json!([])).then_some(()));
     // The home finds whatever else may be left when it is dropped.
 }
 
@@ -200,7 +208,10 @@ fn a_client_that_vanishes_takes_its_server_along() {
     let sleep = json!({"name": "sleep", "arguments": {"ms": 600_000}});
     let asking = vanish(&home, &["builtin:probe"], |child| {
         let hello = json!({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {
-            "protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}}});
+            "protocolVersion": "2025-06-18",
+            "capabilities": {},
+            "clientInfo": {"name": "test", "version": "1"},
+        }});
         let call = json!({"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": sleep});
         let mut stdin = child.stdin.as_ref().unwrap();
         write!(stdin, "{hello}\n{call}\n").unwrap();
@@ -210,10 +221,7 @@ fn a_client_that_vanishes_takes_its_server_along() {
     });
     assert_eq!(asking, Some(0));
     let deaf = vanish(&home, &["builtin:probe", "--misbehave", "ignore-stdin"], |_| {
-        let until = Instant::now() + PATIENCE;
-        while status(&home)[0]["state"] != "ready" {
-            assert!(Instant::now() < until, "no machine became ready");
-        }
+        eventually("a machine that is ready", || (status(&home)[0]["state"] == "ready").then_some(()));
     });
     assert_eq!(deaf, Some(0));
     assert_eq!(status(&home), json!([]));
@@ -230,28 +238,13 @@ fn vanish(home: &Home, command: &[&str], meanwhile: impl FnOnce(&mut Child)) -> 
         match run.try_wait().unwrap() {
             Some(status) => return status.code(),
             None if Instant::now() > until => {
-                kill(run.id());
+                signal(run.id(), Signal::KILL);
                 run.wait().unwrap();
                 panic!("casemate run did not end");
             }
             None => std::thread::sleep(Duration::from_millis(20)),
         }
     }
-}
-
-fn kill(pid: u32) {
-    kill_process(Pid::from_raw(pid as i32).unwrap(), Signal::KILL).unwrap();
-}
-
-/// Whether no machine is left, after the moment that a supervisor takes to see that its owner is gone.
-fn gone(home: &Home) -> bool {
-    let until = Instant::now() + AT_ONCE;
-    while status(home) != json!([]) {
-        if Instant::now() > until {
-            return false;
-        }
-    }
-    true
 }
 
 /// The command-line client of the npm package `@modelcontextprotocol/inspector`, which needs a newer Node

@@ -2,7 +2,7 @@
 
 use rustix::process::{Pid, Signal, kill_process};
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashSet,
     fs::{self, File},
     os::unix::fs::FileExt,
     path::PathBuf,
@@ -15,7 +15,7 @@ use std::{
 pub const PROBE: &str = env!("CASEMATE_EMBEDDED_PROBE");
 
 /// Far beyond what any step takes; a test that reaches it hangs.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Waits for something to be seen.
 pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
@@ -47,14 +47,16 @@ pub fn is_alive(pid: u32) -> bool {
     state.is_some_and(|state| state != "Z" && state != "X")
 }
 
-/// The first child of a process.
+/// Whether a process is a supervisor, and not another one that got the number of one that ended.
+pub fn is_supervisor(pid: u32) -> bool {
+    let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    is_alive(pid) && line.split(|&byte| byte == 0).any(|word| word == b"__supervisor")
+}
+
+/// The first child of a process' main thread.
 pub fn child_of(pid: u32) -> Option<u32> {
-    fs::read_dir("/proc").unwrap().flatten().find_map(|entry| {
-        let child: u32 = entry.file_name().to_str()?.parse().ok()?;
-        let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
-        let parent = stat.rsplit(')').next()?.split_whitespace().nth(1)?;
-        (parent.parse() == Ok(pid) && is_alive(child)).then_some(child)
-    })
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
+    children.split_whitespace().filter_map(|child| child.parse().ok()).find(|&child| is_alive(child))
 }
 
 /// Where the agent's program lies in the memory of a guest that has started it.
@@ -73,14 +75,18 @@ impl Agent {
         let memory = guest_memory(vmm)?;
         let program = fs::read(env!("CASEMATE_EMBEDDED_AGENT")).unwrap();
         // Pages of one byte are everybody's.
-        let own = program.chunks_exact(PAGE).filter(|page| page.iter().any(|byte| *byte != page[0]));
-        let own: HashSet<&[u8]> = own.collect();
-        let heads: HashMap<&[u8], ()> = own.iter().map(|page| (&page[..32], ())).collect();
+        let own: Vec<&[u8]> =
+            program.chunks_exact(PAGE).filter(|page| page.iter().any(|b| *b != page[0])).collect();
+        // A quarter of a gigabyte is looked through: a page is compared only where its beginning fits.
+        let mut heads: Vec<[u8; 8]> = own.iter().filter_map(|page| page.first_chunk().copied()).collect();
+        heads.sort_unstable();
+        let own: HashSet<&[u8]> = own.into_iter().collect();
         let (mut pages, mut chunk) = (Vec::new(), vec![0; 1 << 20]);
         for start in (0..memory.metadata().ok()?.len()).step_by(chunk.len()) {
             memory.read_exact_at(&mut chunk, start).ok()?;
             for (number, page) in chunk.chunks_exact(PAGE).enumerate() {
-                if heads.contains_key(&page[..32]) && own.contains(page) {
+                let fits = page.first_chunk().is_some_and(|head| heads.binary_search(head).is_ok());
+                if fits && own.contains(page) {
                     pages.push(start + (number * PAGE) as u64);
                 }
             }

@@ -27,8 +27,9 @@ pub(super) async fn serve(client: UnixStream, shared: &Shared) {
     while let Ok(Some(asked)) = client.receive::<Asked>().await {
         let answer = tokio::select! {
             answer = answer(asked, shared) => answer,
-            // Dropping a request of the conversation cancels it at the server.
-            () = client.closed() => return,
+            // Dropping a request of the conversation cancels it at the server. A client that only says no
+            // more still waits for its answer.
+            () = client.hung_up() => return,
         };
         if client.send(&answer).await.is_err() {
             return;

@@ -4,15 +4,18 @@ use super::{
     answer,
     shared::{Holder, Shared},
 };
-use crate::supervise;
+use crate::{hangup::hung_up, supervise};
 use casemate_link::{ConnectError, Stream, handshake};
 use casemate_proto::{limits::MCP_MESSAGE_BYTES, line::LineBuffer, mux::ResetCode, port};
 use serde_json::value::RawValue;
-use std::{io, rc::Rc};
+use std::{io, rc::Rc, time::Duration};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::UnixStream,
 };
+
+/// How long what a client had said may take to get through once it went away.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// Serves one connection until it ends. What fails here concerns this connection alone.
 pub(super) async fn handle(mut client: UnixStream, shared: Rc<Shared>) {
@@ -88,10 +91,24 @@ async fn open(shared: &Shared, port: u32) -> Result<Stream, Refusal> {
 async fn pass_through(client: &mut UnixStream, shared: &Shared, port: u32) -> Result<(), Refusal> {
     let mut stream = open(shared, port).await?;
     if handshake::reply_ok(client, port).await.is_ok() {
+        let gone = gone(client);
         // Either side may break off; both streams end with this function.
-        let _ = tokio::io::copy_bidirectional(client, &mut stream).await;
+        tokio::select! {
+            _ = tokio::io::copy_bidirectional(client, &mut stream) => {}
+            () = gone => {}
+        }
     }
     Ok(())
+}
+
+/// Resolves when a client is no more: one that says no more still waits for answers, of a machine that may be
+/// silent for as long as it likes.
+fn gone(client: &UnixStream) -> impl Future<Output = ()> + use<> {
+    let hung_up = hung_up(client);
+    async {
+        hung_up.await;
+        tokio::time::sleep(LAST_WORDS).await;
+    }
 }
 
 /// Why a conversation did not come to its own end.
@@ -112,6 +129,7 @@ async fn converse(client: &mut UnixStream, shared: &Shared) -> Result<(), Refusa
     if handshake::reply_ok(client, port::CONVERSATION).await.is_err() {
         return Ok(());
     }
+    let gone = gone(client);
     let (mut from_server, mut to_server) = tokio::io::split(stream);
     let (mut from_client, mut to_client) = client.split();
     let requests = async {
@@ -121,13 +139,19 @@ async fn converse(client: &mut UnixStream, shared: &Shared) -> Result<(), Refusa
     let answers = pass_messages(&mut from_server, &mut to_client, shared);
     tokio::pin!(requests, answers);
     // The client's end closes the server's stdin and lets it answer what it still has; the server's end
-    // is the end of both. A client that vanished altogether breaks the writing of answers.
+    // is the end of both.
+    let both = async {
+        tokio::select! {
+            ended = &mut answers => ended,
+            sent = &mut requests => match sent {
+                Ok(()) => answers.await,
+                Err(error) => Err(error),
+            },
+        }
+    };
     let ended = tokio::select! {
-        ended = &mut answers => ended,
-        sent = &mut requests => match sent {
-            Ok(()) => answers.await,
-            Err(error) => Err(error),
-        },
+        ended = both => ended,
+        () = gone => Ok(()),
     };
     if let Err(error @ Broken::TooLong { .. }) = ended {
         shared.note(&format!("conversation ended: {error}"));
@@ -203,29 +227,4 @@ fn is_object(line: &[u8]) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::{Broken, MCP_MESSAGE_BYTES, is_object, pass_requests};
-
-    #[tokio::test]
-    async fn requests_are_measured_by_the_line() {
-        let line = |length: usize| [vec![b' '; length], b"\n".to_vec()].concat();
-        let largest = [line(MCP_MESSAGE_BYTES), line(3), line(MCP_MESSAGE_BYTES), b"{".to_vec()].concat();
-        let mut passed = Vec::new();
-        pass_requests(&mut &largest[..], &mut passed).await.unwrap();
-        assert!(passed == largest);
-        for long in [line(MCP_MESSAGE_BYTES + 1), [line(3), vec![b' '; MCP_MESSAGE_BYTES + 1]].concat()] {
-            let ended = pass_requests(&mut &long[..], &mut Vec::new()).await;
-            assert!(matches!(ended, Err(Broken::TooLong { from: "client" })), "{ended:?}");
-        }
-    }
-
-    #[test]
-    fn only_whole_objects_are_messages() {
-        for good in ["{}", " {\"a\": [1, {\"b\": null}]}\r"] {
-            assert!(is_object(good.as_bytes()), "{good:?}");
-        }
-        for bad in ["", "[]", "{", "{}{}", "listening on 3000", "1", "{\"a\":\u{1}}"] {
-            assert!(!is_object(bad.as_bytes()), "{bad:?}");
-        }
-    }
-}
+mod tests;

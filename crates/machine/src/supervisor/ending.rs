@@ -108,7 +108,6 @@ impl Ending {
                     "the host may be busy, or the memory too small to boot (--memory 256)"
                 }
                 Self::Slow { .. } => "the server may need longer, or wait for something that it cannot have",
-                Self::Server(_) => "look at its log: casemate logs NAME",
                 _ => return None,
             }
             .to_owned(),

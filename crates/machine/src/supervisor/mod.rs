@@ -65,9 +65,11 @@ pub fn main() -> Option<ExitCode> {
 
 fn supervise(leash: &str, lock: &str) -> io::Result<()> {
     let number = |text: &str| text.parse::<RawFd>().map_err(|_| io::Error::from(io::ErrorKind::InvalidInput));
-    let leash = sys::inherited(number(leash)?)?;
+    let (leash, lock) = (number(leash)?, number(lock)?);
+    sys::close_foreign(&[leash, lock])?;
+    let leash = sys::inherited(leash)?;
     // Held until this process ends: the registry takes it for the machine's life.
-    let _lock: OwnedFd = sys::inherited(number(lock)?)?;
+    let _lock: OwnedFd = sys::inherited(lock)?;
     rustix::process::umask(rustix::fs::Mode::from(0o077));
     // No core dump of a process that sees every message, and no tracing by others of the same user.
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?;

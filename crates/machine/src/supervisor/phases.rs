@@ -169,18 +169,23 @@ pub(super) struct Ready {
 impl Booted<'_> {
     async fn start(mut self) -> Result<Ready, Ending> {
         if let Some(workload) = &self.spec.workload {
-            let starting = start_server(workload, &self.shared, &mut self.control, self.deadline);
+            let patience = Duration::from_millis(self.spec.deadline_ms);
+            let starting = start_server(workload, &self.shared, &mut self.control, patience);
             let bounded = timeout_at(self.deadline, starting);
             let started = while_alive(&mut *self.instance, &self.logs, bounded).await?;
             match started {
                 Ok(Ok(())) => {}
                 Ok(Err(ending)) if ending.is_final_word() => return Err(ending),
-                // Why the server ended says more than that its conversation did.
                 Ok(Err(ending)) => {
-                    return Err(self.shared.exit_news().await.map_or(ending, Ending::ServerExited));
+                    return Err(match self.shared.exit_news().await {
+                        // It was ended because it closed its output, or ended without a complaint.
+                        Some(exit) if exit.code == Some(0) && exit.stderr_tail.trim().is_empty() => ending,
+                        // Why the server ended says more than that its conversation did.
+                        Some(exit) => Ending::ServerExited(exit),
+                        None => ending,
+                    });
                 }
                 Err(_) => {
-                    let patience = Duration::from_millis(self.spec.deadline_ms);
                     let tail = crate::log::tail(&self.logs.join("server.log"), 1500);
                     return Err(Ending::Slow { what: "ready", patience, tail });
                 }
@@ -197,7 +202,7 @@ async fn start_server(
     workload: &Workload,
     shared: &Rc<Shared>,
     control: &mut Control,
-    deadline: Instant,
+    patience: Duration,
 ) -> Result<(), Ending> {
     let configure = Configure {
         hostname: shared.recorder.get().name.to_string(),
@@ -214,15 +219,16 @@ async fn start_server(
         entropy: Some(random_hex::<32>()?),
     };
     let request = Request::Configure(Box::new(configure));
-    let _: serde_json::Value = control.request("configure", request, CONTROL_TIMEOUT).await?;
+    let _: serde_json::Value = control.request("configure", request, patience).await?;
     follow_server(shared).await?;
-    let _: Started = control.request("start", Request::Start, CONTROL_TIMEOUT).await?;
+    let _: Started = control.request("start", Request::Start, patience).await?;
     if workload.conversation == Conversation::Held {
         let stream = shared.connector.connect(port::CONVERSATION).await.map_err(ControlError::from)?;
         let (reader, writer) = tokio::io::split(stream);
         let mut options = mcp::Options::new("casemate", env!("CARGO_PKG_VERSION"));
-        // A server in emulation may take as long to begin as the machine was given.
-        options.negotiate_timeout = deadline.saturating_duration_since(Instant::now());
+        // A server in emulation may take as long to begin as the machine was given, and whoever calls this
+        // has begun to count earlier.
+        options.negotiate_timeout = patience;
         options.observer = garbage_observer(shared);
         let opened = mcp::Conversation::open(reader, writer, options).await.map_err(Ending::Server)?;
         *shared.conversation.borrow_mut() = Some(opened);

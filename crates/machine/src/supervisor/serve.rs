@@ -9,7 +9,8 @@ use super::{
 };
 use crate::{backend::Instance, leash::Report, spec::Conversation};
 use casemate_proto::{control::Request, limits::STOP_GRACE};
-use std::{io, path::Path, process::ExitStatus, rc::Rc, time::Duration};
+use std::{collections::VecDeque, io, path::Path, process::ExitStatus, rc::Rc, time::Duration};
+use tokio::sync::mpsc;
 
 /// How long a machine may take to power itself off, beyond what its server is given to end.
 const POWER_OFF: Duration = Duration::from_millis(500);
@@ -41,12 +42,21 @@ async fn serve(ready: &mut Ready, owner: &mut Owner) -> Ending {
         }
     };
     tokio::pin!(conversation_ended);
+    let mut later = VecDeque::new();
     loop {
         tokio::select! {
             status = instance.exited() => return vmm_ended(status, logs),
             ending = owner.interrupted() => return ending,
-            Some(wish) = wished.recv() => {
-                if let Some(ending) = fulfil(wish, &mut **instance).await {
+            Some(wish) = next_wish(wished, &mut later) => {
+                let fulfilled = tokio::select! {
+                    biased;
+                    // A VMM that hangs must not keep its machine from being ended. What is given up half-way
+                    // is not asked again.
+                    ending = owner.interrupted() => return ending,
+                    ending = told_to_end(wished, &mut later) => return ending,
+                    fulfilled = fulfil(wish, &mut **instance) => fulfilled,
+                };
+                if let Some(ending) = fulfilled {
                     return ending;
                 }
             }
@@ -96,6 +106,27 @@ fn vmm_ended(status: io::Result<ExitStatus>, logs: &Path) -> Ending {
     }
 }
 
+/// The next wish, those first that came while another was being fulfilled. May be cancelled.
+async fn next_wish(wished: &mut mpsc::Receiver<Wish>, later: &mut VecDeque<Wish>) -> Option<Wish> {
+    match later.pop_front() {
+        Some(wish) => Some(wish),
+        None => wished.recv().await,
+    }
+}
+
+/// Resolves when somebody wishes the machine's end; other wishes are kept for later. May be cancelled.
+async fn told_to_end(wished: &mut mpsc::Receiver<Wish>, later: &mut VecDeque<Wish>) -> Ending {
+    loop {
+        match wished.recv().await {
+            Some(Wish::Stop { reason }) => return Ending::Asked(reason),
+            Some(Wish::Kill) => return Ending::Killed,
+            Some(wish) => later.push_back(wish),
+            // Never: the machine's own state holds a sender.
+            None => std::future::pending().await,
+        }
+    }
+}
+
 async fn fulfil(wish: Wish, instance: &mut dyn Instance) -> Option<Ending> {
     match wish {
         Wish::Stop { reason } => return Some(Ending::Asked(reason)),
@@ -115,10 +146,16 @@ async fn fulfil(wish: Wish, instance: &mut dyn Instance) -> Option<Ending> {
 async fn shut_down(instance: &mut dyn Instance, shared: &Shared) {
     // Without processors it could not answer; a machine that is not paused refuses, which is no harm.
     let _ = instance.resume().await;
-    let request = Request::Shutdown { grace_ms: STOP_GRACE.as_millis() as u64 };
+    let grace = STOP_GRACE / 2;
+    let conversation = shared.conversation.take();
     let orderly = async {
-        shared.ask::<serde_json::Value>("shutdown", request, STOP_GRACE + POWER_OFF).await.ok()?;
-        tokio::time::timeout(POWER_OFF, instance.exited()).await.ok()
+        // The end of its input is what a server ends by; one that does not is signalled by the agent.
+        if let Some(conversation) = conversation {
+            conversation.close(grace).await;
+        }
+        let request = Request::Shutdown { grace_ms: grace.as_millis() as u64 };
+        shared.ask::<serde_json::Value>("shutdown", request, grace).await.ok()?;
+        instance.exited().await.ok()
     };
     let _ = tokio::time::timeout(STOP_GRACE + POWER_OFF, orderly).await;
 }

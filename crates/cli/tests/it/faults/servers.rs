@@ -31,7 +31,11 @@ fn a_server_that_answers_too_late() {
     let home = Home::new();
     launch(&home, "m");
     let asked = casemate(&home, &["call", "m", "sleep", r#"{"ms": 60000}"#, "--timeout", "1"]);
-    assert_fails(&asked, 5, &["machine m gave no answer", "no answer to tools/call within 1s", "--timeout SECONDS"]);
+    assert_fails(
+        &asked,
+        5,
+        &["machine m gave no answer", "no answer to tools/call within 1s", "--timeout SECONDS"],
+    );
     // The machine is none the worse for it.
     assert_echoes(&echo(&home, "m"));
 }
@@ -54,7 +58,8 @@ fn a_server_that_writes_a_line_of_100_megabytes() {
     add_probe(&home, "bad", &["--misbehave", "long-line"]);
     let asked = echo(&home, "bad");
     assert_fails(&asked, 5, &["server did not answer", "a message longer than 16777216 bytes", "hint: "]);
-    let size: u64 = fs::read_dir(logs(&asked)).unwrap().flatten().map(|log| log.metadata().unwrap().len()).sum();
+    let size: u64 =
+        fs::read_dir(logs(&asked)).unwrap().flatten().map(|log| log.metadata().unwrap().len()).sum();
     assert!(size < 1 << 20, "logs of {size} bytes");
     assert_nothing_left(&home);
 }

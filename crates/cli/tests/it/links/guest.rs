@@ -34,7 +34,7 @@ const UNFINISHED_BYTES: usize = 300_000;
 pub enum Kind {
     /// QEMU's virtio-serial port with the multiplexer.
     Serial,
-    /// AF_VSOCK inside, `vhost-device-vsock` outside.
+    /// AF_VSOCK inside, `vhost-device-vsock` outside, with the multiplexer.
     Vsock,
     /// Unix sockets of an agent that is a process of this host.
     Sockets,
@@ -58,22 +58,20 @@ impl Guest {
         let home = Home::new();
         let folder = home.path().join("link");
         fs::create_dir(&folder).unwrap();
-        let (processes, connector) = match kind {
-            Kind::Sockets => (vec![boot::agent(&home, &folder)], Connector::Unix { dir: folder }),
+        let processes = match kind {
+            Kind::Sockets => vec![boot::agent(&home, &folder)],
             Kind::Vsock => {
                 let device = boot::vsock_device(&folder);
                 soon("the device's socket", exists(&folder.join("device.sock"))).await;
-                let connector = Connector::Handshake { socket: folder.join("vsock") };
-                (vec![boot::qemu(&home, &folder, &boot::VSOCK), device], connector)
+                vec![boot::qemu(&home, &folder, &boot::VSOCK), device]
             }
-            // Replaced by the first attachment.
-            Kind::Serial => {
-                (vec![boot::qemu(&home, &folder, &boot::SERIAL)], Connector::Unix { dir: folder })
-            }
+            Kind::Serial => vec![boot::qemu(&home, &folder, &boot::SERIAL)],
         };
+        // Replaced by the first attachment, where the link is attached to.
+        let connector = Connector::Unix { dir: folder };
         let mut guest =
             Self { kind, connector, driver: None, hosts: 0, knocks: 0, _processes: processes, home };
-        if kind == Kind::Serial {
+        if kind != Kind::Sockets {
             guest.attach().await;
         }
         let mut control = guest.control().await;
@@ -85,11 +83,6 @@ impl Guest {
     /// The way of an ordinary client.
     pub fn connector(&self) -> &Connector {
         &self.connector
-    }
-
-    /// A half-closed stream of `vhost-device-vsock`, as of Firecracker's device, is closed both ways.
-    pub fn half_closes(&self) -> bool {
-        self.kind != Kind::Vsock
     }
 
     /// A control stream that said hello, however long the guest takes to boot.
@@ -104,7 +97,6 @@ impl Guest {
                     }
                     // The agent does not listen yet.
                     Err(ConnectError::Refused { .. } | ConnectError::TimedOut { .. }) => {}
-                    Err(ConnectError::Handshake { .. }) => {}
                     Err(error) => panic!("{error}: {error:?}"),
                 }
                 tokio::time::sleep(PAUSE).await;
@@ -142,33 +134,53 @@ impl Guest {
     /// A host that holds a conversation is killed while it sends a message and while it is answered.
     pub async fn kill_the_host(&mut self) {
         match self.kind {
-            Kind::Serial => {
-                let mut host = self.killable_host().await;
+            Kind::Serial | Kind::Vsock => {
+                let mut host = self.attached_host().await;
                 host.kill();
                 self.attach().await;
             }
-            Kind::Vsock | Kind::Sockets => {
-                let stream = soon("a conversation", self.native_conversation()).await;
+            Kind::Sockets => {
+                let stream = soon("a conversation", self.connected_host()).await;
                 let mut host = Process::holding(stream.into_std().unwrap().into());
                 host.kill();
             }
         }
     }
 
-    /// Connects to QEMU's port as a new host. The one before it is gone.
+    /// Connects to the machine's device as a new host. The one before it is gone.
     async fn attach(&mut self) {
-        let device = soon("the port's socket", connect(&self.link().join("port.sock"))).await;
+        let device = soon("the device", self.device()).await;
         let (handle, driver) = mux::attach_host(device, self.next_nonce());
         self.driver = Some(tokio::spawn(async move { drop(driver.await) }));
         soon("the synchronisation", handle.synced()).await.unwrap();
         self.connector = Connector::Mux(handle);
     }
 
-    /// A process that has the port, in the midst of a frame. The host before it is gone.
-    async fn killable_host(&mut self) -> Process {
+    /// The host's end of the byte stream of a multiplexed link, once the guest takes it.
+    async fn device(&self) -> UnixStream {
+        loop {
+            let stream = match self.kind {
+                Kind::Serial => connect(&self.link().join("port.sock")).await,
+                Kind::Vsock => {
+                    let mut stream = connect(&self.link().join("vsock")).await;
+                    match handshake::request(&mut stream, port::LINK).await {
+                        Ok(()) => stream,
+                        Err(_) => {
+                            tokio::time::sleep(PAUSE).await;
+                            continue;
+                        }
+                    }
+                }
+                Kind::Sockets => unreachable!("there is no device"),
+            };
+            return stream;
+        }
+    }
+
+    /// A process that has the link's device, in the midst of a frame. The host before it is gone.
+    async fn attached_host(&mut self) -> Process {
         self.let_go().await;
-        let device = soon("the port's socket", connect(&self.link().join("port.sock"))).await;
-        let device = device.into_std().unwrap();
+        let device = soon("the device", self.device()).await.into_std().unwrap();
         let host = Process::holding(device.try_clone().unwrap().into());
 
         // What the process would do is done here, with its connection, up to the byte at which it dies.
@@ -193,31 +205,20 @@ impl Guest {
         host
     }
 
-    /// Ends this host's attachment and waits until QEMU's socket is free.
+    /// Ends this host's attachment and waits until the device is free.
     async fn let_go(&mut self) {
-        let Connector::Mux(handle) = &self.connector else {
-            unreachable!("only a serial port is attached to")
-        };
+        let Connector::Mux(handle) = &self.connector else { unreachable!("nothing is attached") };
         handle.give_up();
         if let Some(driver) = self.driver.take() {
             soon("the end of the attachment", driver).await.unwrap();
         }
     }
 
-    /// A conversation of a native link, in the midst of a message.
-    async fn native_conversation(&mut self) -> UnixStream {
+    /// A host of Unix sockets, in the midst of a message.
+    async fn connected_host(&mut self) -> UnixStream {
+        let socket = port_socket(&self.link(), port::CONVERSATION);
         loop {
-            let mut stream = match &self.connector {
-                Connector::Unix { dir } => {
-                    UnixStream::connect(port_socket(dir, port::CONVERSATION)).await.unwrap()
-                }
-                Connector::Handshake { socket } => {
-                    let mut stream = UnixStream::connect(socket).await.unwrap();
-                    handshake::request(&mut stream, port::CONVERSATION).await.unwrap();
-                    stream
-                }
-                Connector::Mux(_) => unreachable!("a multiplexed link is not native"),
-            };
+            let mut stream = UnixStream::connect(&socket).await.unwrap();
             self.knocks += 1;
             if knock(&mut stream, self.knocks).await {
                 let message = vec![b'o'; UNFINISHED_BYTES];

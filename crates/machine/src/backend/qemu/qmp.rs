@@ -22,12 +22,14 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) struct Qmp {
     stream: UnixStream,
     lines: LineBuffer,
+    /// Of the last command; answers to earlier ones, which were given up, are passed over.
+    id: u64,
 }
 
 impl Qmp {
     /// Reads the greeting and enters command mode. QEMU answers once its machine is made.
     pub(crate) async fn connect(stream: UnixStream, patience: Duration) -> Result<Self, BackendError> {
-        let mut qmp = Self { stream, lines: LineBuffer::new(ANSWER_BYTES) };
+        let mut qmp = Self { stream, lines: LineBuffer::new(ANSWER_BYTES), id: 0 };
         let greeting = timeout(patience, qmp.next_message("greeting"));
         let greeting = greeting.await.map_err(|_| failed("greeting", "no answer in time"))??;
         let number =
@@ -40,20 +42,26 @@ impl Qmp {
         Ok(qmp)
     }
 
-    /// Runs a command and returns what it answers. Not to be cancelled: the answer would be the next
-    /// command's.
+    /// Runs a command and returns what it answers. May be cancelled before the machine's end only: half a
+    /// command could be left on the way.
     pub(crate) async fn execute(
         &mut self,
         command: &'static str,
         arguments: Value,
     ) -> Result<Value, BackendError> {
-        let mut line = json!({"execute": command, "arguments": arguments}).to_string();
+        self.id += 1;
+        let id = self.id;
+        let mut line = json!({"execute": command, "arguments": arguments, "id": id}).to_string();
         line.push('\n');
         timeout(ANSWER_TIMEOUT, async {
             let written = self.stream.write_all(line.as_bytes()).await;
             written.map_err(|error| failed(command, &error.to_string()))?;
             loop {
                 let mut message = self.next_message(command).await?;
+                // Without an id: an event, or an error in what could not even be read as a command.
+                if message.get("id").is_some_and(|answered| *answered != id) {
+                    continue;
+                }
                 if let Some(error) = message.get("error") {
                     let reason = error.get("desc").and_then(Value::as_str).unwrap_or("no description");
                     return Err(failed(command, reason));
