@@ -176,7 +176,9 @@ impl Leased {
             Ok(Ok(Some(Report::ServerExited { exit }))) => Some(ConversationEnd::ServerExited(exit)),
             Ok(Ok(Some(Report::ConversationBroken { reason }))) => Some(ConversationEnd::Broken(reason)),
             Ok(Ok(Some(Report::Ended { reason, .. }))) => Some(ConversationEnd::MachineEnded(reason)),
-            Ok(Ok(None) | Err(_)) => Some(ConversationEnd::MachineEnded("its supervisor was killed".to_owned())),
+            Ok(Ok(None) | Err(_)) => {
+                Some(ConversationEnd::MachineEnded("its supervisor was killed".to_owned()))
+            }
             _ => None,
         }
     }

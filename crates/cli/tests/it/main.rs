@@ -6,11 +6,13 @@
 mod bad_input;
 mod commands;
 mod config;
+mod descriptors;
 mod examples;
 mod faults;
 mod guide;
 mod help;
 mod home;
+mod hung;
 mod json;
 mod kill;
 mod links;

@@ -144,11 +144,12 @@ async fn fulfil(wish: Wish, instance: &mut dyn Instance) -> Option<Ending> {
 
 /// Lets the server end, and the machine power itself off; after that it is killed anyway.
 async fn shut_down(instance: &mut dyn Instance, shared: &Shared) {
-    // Without processors it could not answer; a machine that is not paused refuses, which is no harm.
-    let _ = instance.resume().await;
     let grace = STOP_GRACE / 2;
     let conversation = shared.conversation.take();
     let orderly = async {
+        // Without processors it could not answer; a machine that is not paused refuses, which is no harm. A
+        // VMM that hangs answers nothing: the bound below is for that too.
+        let _ = instance.resume().await;
         // The end of its input is what a server ends by; one that does not is signalled by the agent.
         if let Some(conversation) = conversation {
             conversation.close(grace).await;
@@ -158,4 +159,24 @@ async fn shut_down(instance: &mut dyn Instance, shared: &Shared) {
         instance.exited().await.ok()
     };
     let _ = tokio::time::timeout(STOP_GRACE + POWER_OFF, orderly).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::sync::oneshot;
+
+    #[tokio::test]
+    async fn a_wish_for_the_end_overtakes_and_the_others_keep_their_turn() {
+        let (wishes, mut wished) = mpsc::channel(4);
+        let (done, _told) = oneshot::channel();
+        wishes.send(Wish::CutLink(done)).await.unwrap();
+        wishes.send(Wish::Stop { reason: "enough".to_owned() }).await.unwrap();
+        wishes.send(Wish::Kill).await.unwrap();
+        let mut later = VecDeque::new();
+        let ending = told_to_end(&mut wished, &mut later).await;
+        assert!(matches!(ending, Ending::Asked(reason) if reason == "enough"));
+        assert!(matches!(next_wish(&mut wished, &mut later).await, Some(Wish::CutLink(_))));
+        assert!(matches!(next_wish(&mut wished, &mut later).await, Some(Wish::Kill)));
+    }
 }

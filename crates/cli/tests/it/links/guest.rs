@@ -23,6 +23,9 @@ use tokio::{
 /// Beyond what anything takes on a busy host; what takes this long never ends.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// How long the vsock device may take to connect; a request that comes before the guest's driver is lost.
+const ANSWER: Duration = Duration::from_secs(2);
+
 /// Between two looks at something that is to happen.
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -163,9 +166,10 @@ impl Guest {
                 Kind::Serial => connect(&self.link().join("port.sock")).await,
                 Kind::Vsock => {
                     let mut stream = connect(&self.link().join("vsock")).await;
-                    match handshake::request(&mut stream, port::LINK).await {
-                        Ok(()) => stream,
-                        Err(_) => {
+                    let asking = handshake::request(&mut stream, port::LINK);
+                    match tokio::time::timeout(ANSWER, asking).await {
+                        Ok(Ok(())) => stream,
+                        _ => {
                             tokio::time::sleep(PAUSE).await;
                             continue;
                         }

@@ -120,6 +120,18 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_answer_to_what_was_given_up_is_not_the_next_commands() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let mut qmp = Qmp { stream: ours, lines: LineBuffer::new(ANSWER_BYTES), id: 0 };
+        let given_up = timeout(Duration::from_millis(10), qmp.execute("stop", json!({}))).await;
+        assert!(given_up.is_err());
+        let late =
+            b"{\"error\":{\"desc\":\"late\"},\"id\":1}\n{\"event\":\"STOP\"}\n{\"return\":7,\"id\":2}\n";
+        theirs.write_all(late).await.unwrap();
+        assert_eq!(qmp.execute("cont", json!({})).await.unwrap(), json!(7));
+    }
+
+    #[tokio::test]
     async fn errors_nonsense_and_silence_are_errors() {
         for script in [
             "",
