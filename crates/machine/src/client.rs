@@ -60,6 +60,8 @@ pub enum LaunchError {
         reason: String,
         /// What the user may do.
         hint: Option<String>,
+        /// The guest did not get up to its agent, though its VMM was started.
+        did_not_boot: bool,
         /// Where its logs are.
         logs: PathBuf,
     },
@@ -116,10 +118,10 @@ pub async fn launch(
             Ok(Some(Report::ServerExited { exit })) => leased.server_exit = Some(exit),
             // No client speaks with a machine that is not ready.
             Ok(Some(Report::ConversationBroken { .. })) => {}
-            Ok(Some(Report::Ended { reason, hint, .. })) => {
+            Ok(Some(Report::Ended { reason, hint, did_not_boot, .. })) => {
                 let logs = leased.dir.join("logs");
                 leased.reap().await;
-                return Err(LaunchError::Failed { reason, hint, logs });
+                return Err(LaunchError::Failed { reason, hint, did_not_boot, logs });
             }
             Ok(None) | Err(_) => {
                 let (id, logs) = (leased.record.id.clone(), leased.dir.join("logs"));

@@ -157,7 +157,7 @@ async fn try_kvm(home: &Home, kernel: &GuestKernel) -> Result<u64, Unusable> {
     let booted = boot(home, kernel, Accelerator::Kvm, KVM_DEADLINE).await;
     let unusable = match &booted {
         Ok(()) => None,
-        Err(LaunchError::Failed { reason, .. }) => Some(Unusable {
+        Err(LaunchError::Failed { reason, did_not_boot: true, .. }) => Some(Unusable {
             reason: format!("/dev/kvm opens, but a guest kernel does not boot under it ({})", gist(reason)),
             remedy: Some("use a host that offers hardware virtualisation, or go on in emulation".to_owned()),
         }),

@@ -53,5 +53,7 @@ pub enum Report {
         reason: String,
         /// What the user may do.
         hint: Option<String>,
+        /// The guest did not get up to its agent, though its VMM was started.
+        did_not_boot: bool,
     },
 }

@@ -31,3 +31,4 @@ pub use home::{Home, HomeError};
 pub use record::{Record, State, Status};
 pub use registry::Registry;
 pub use spec::{Accelerator, BackendKind, Conversation, Isolation, Lifetime, Resources, Spec, Workload};
+pub use sys::seal_descriptors;

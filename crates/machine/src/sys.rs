@@ -55,6 +55,22 @@ pub(crate) fn close_foreign(keep: &[RawFd]) -> io::Result<()> {
     Ok(())
 }
 
+/// Keeps every descriptor from 3 up from the programs that this one starts: what the caller of a command left
+/// open is neither for an installer nor for a machine.
+pub fn seal_descriptors() -> io::Result<()> {
+    for entry in std::fs::read_dir("/proc/self/fd")?.flatten() {
+        let Some(number) = entry.file_name().to_str().and_then(|name| name.parse::<RawFd>().ok()) else {
+            continue;
+        };
+        if number > 2 {
+            // SAFETY: a number that is not open any more fails and touches nothing.
+            let fd = unsafe { BorrowedFd::borrow_raw(number) };
+            let _ = rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::CLOEXEC);
+        }
+    }
+    Ok(())
+}
+
 /// Leaves the host's network, IPC and host name namespaces.
 pub(crate) fn leave_namespaces() -> io::Result<()> {
     use rustix::thread::UnshareFlags;

@@ -86,7 +86,7 @@ pub fn launch_error(name: &str, error: LaunchError) -> Error {
             Error::configuration(error.to_string()).hint(format!("casemate stop {name}, or use another name"))
         }
         LaunchError::Claim(ClaimError::Home(error)) => error.into(),
-        LaunchError::Failed { reason, hint, logs } => {
+        LaunchError::Failed { reason, hint, logs, .. } => {
             let hint =
                 hint.unwrap_or_else(|| format!("casemate logs {name}, or casemate logs {name} --console"));
             Error::server(format!("machine {name} failed: {reason}")).hint(hint).log(&logs)

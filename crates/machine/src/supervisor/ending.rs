@@ -91,6 +91,16 @@ impl Ending {
         }
     }
 
+    /// Whether the guest did not get up to its agent, though its VMM was started.
+    pub(crate) fn is_no_boot(&self) -> bool {
+        match self {
+            Self::Backend { error, .. } => matches!(error, BackendError::Monitor { .. }),
+            Self::VmmEnded { .. } => true,
+            Self::Slow { what, .. } => *what == "booted",
+            _ => false,
+        }
+    }
+
     /// What the user may do.
     pub(crate) fn hint(&self) -> Option<String> {
         Some(

@@ -97,6 +97,7 @@ async fn run(mut leash: Jsonl) -> io::Result<()> {
 
     let ending = phases::run(&spec, &recorder, &mut owner).await;
     let (state, reason, hint) = (ending.state(), ending.to_string(), ending.hint());
+    let did_not_boot = ending.is_no_boot();
     log.write(format!("{} {} {reason}\n", Timestamp::now(), state.as_str()).as_bytes());
     recorder.update(|record| {
         record.state = state;
@@ -105,6 +106,6 @@ async fn run(mut leash: Jsonl) -> io::Result<()> {
     });
     registry::tidy_ended(&dir);
     // A command that was killed, or let a detached machine go, does not listen any more.
-    owner.farewell(Report::Ended { state, reason, hint }).await;
+    owner.farewell(Report::Ended { state, reason, hint, did_not_boot }).await;
     if let Ending::Unrecorded(error) = ending { Err(error) } else { Ok(()) }
 }

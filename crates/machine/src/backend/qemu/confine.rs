@@ -67,7 +67,7 @@ impl Confinement {
     /// Confines what `command` will execute.
     pub fn apply(self, command: &mut Command) -> Result<(), BackendError> {
         let mut rules = Some(self.rules().map_err(|error| BackendError::System {
-            action: "prepare the VMM's Landlock rules",
+            action: "confine the VMM with Landlock (run casemate as root, or on a kernel with Landlock: 5.13 or later)",
             source: io::Error::other(error),
         })?);
         let parent = rustix::process::getpid();
@@ -101,7 +101,14 @@ impl Confinement {
     fn rules(&self) -> Result<RulesetCreated, landlock::RulesetError> {
         // Older kernels know fewer of these rights; what they know is enforced.
         let abi = ABI::V6;
-        let mut rules = Ruleset::default()
+        let mut rules = Ruleset::default();
+        if self.uid.is_none() {
+            // Without a user of its own the VMM has no other wall around the user's files.
+            rules = rules
+                .set_compatibility(CompatLevel::HardRequirement)
+                .handle_access(AccessFs::from_all(ABI::V1))?;
+        }
+        let mut rules = rules
             .set_compatibility(CompatLevel::BestEffort)
             .handle_access(AccessFs::from_all(abi))?
             .handle_access(AccessNet::from_all(abi))?

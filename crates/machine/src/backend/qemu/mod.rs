@@ -20,6 +20,7 @@ use crate::{
     spec::{Accelerator, Spec},
 };
 use casemate_link::{Connector, MuxHandle, mux};
+use casemate_proto::mux::ResetCode;
 use confine::Confinement;
 use qmp::Qmp;
 use rustix::fs::MemfdFlags;
@@ -126,7 +127,15 @@ pub(crate) async fn start(spec: &Spec, hosting: &Hosting) -> Result<Vmm, Backend
     let (link, driver) = mux::attach_host(tokio_stream(link)?, nonce);
     // Why it ends is told to everybody who uses the link.
     tokio::spawn(driver);
+    tokio::spawn(refuse_guest(link.clone()));
     Ok(Vmm { child, pid, qmp, link, overlay: has_overlay, drains })
+}
+
+/// Refuses the streams that a guest opens: nothing of the host is there for it.
+async fn refuse_guest(link: MuxHandle) {
+    while let Ok(offered) = link.accept().await {
+        offered.refuse(ResetCode::Refused, "nothing is offered to this machine");
+    }
 }
 
 /// What the VMM is given to read and write.
