@@ -25,6 +25,12 @@ const NEED_MORE: [&str; 18] = [
 /// Interpreters of scripts that bring everything they need, but for the programs that a script calls.
 const SHELLS: [&str; 3] = ["sh", "dash", "bash"];
 
+/// Folders that every machine has of its own: what an image has there is hidden.
+const HIDDEN: [&str; 6] = ["/dev", "/home/casemate", "/proc", "/run", "/sys", "/tmp"];
+
+/// Where programs go that lie in one of those folders on the host.
+const ELSEWHERE: &str = "/opt/host";
+
 /// The most of a file that is looked at for its kind and interpreter.
 const HEAD_BYTES: usize = 256;
 
@@ -80,7 +86,15 @@ impl Program {
             return Err(refused(name, "it runs files that an image of the program alone would not have"));
         }
         let path = search(name).ok_or_else(|| refused(name, "there is no such program"))?;
-        Program::at(&path, &path)
+        let program = Program::at(&path, &seen_inside(&path))?;
+        match program.files.keys().find(|file| is_hidden(file)) {
+            None => Ok(program),
+            Some(library) => {
+                let reason =
+                    format!("it needs {}, and machines have that folder of their own", library.display());
+                Err(refused(name, &reason))
+            }
+        }
     }
 
     /// What the program at `path` needs, if it is to be at `inside`.
@@ -127,6 +141,18 @@ impl Program {
         }
         Ok(())
     }
+}
+
+fn is_hidden(path: &Path) -> bool {
+    HIDDEN.iter().any(|folder| path.starts_with(folder))
+}
+
+/// The path of a host's program inside a machine: its own, where a machine shows it.
+fn seen_inside(path: &Path) -> PathBuf {
+    if !is_hidden(path) {
+        return path.to_owned();
+    }
+    Path::new(ELSEWHERE).join(path.strip_prefix("/").unwrap_or(path))
 }
 
 /// The absolute path of a program, found as a shell finds it.
@@ -200,6 +226,13 @@ mod tests {
             program.argv
         );
         assert!(program.files.keys().any(|file| file.ends_with("sh")));
+    }
+
+    #[test]
+    fn a_program_in_a_folder_that_machines_hide_is_put_elsewhere() {
+        assert_eq!(seen_inside(Path::new("/tmp/a/b")), Path::new("/opt/host/tmp/a/b"));
+        assert_eq!(seen_inside(Path::new("/tmpfiles/b")), Path::new("/tmpfiles/b"));
+        assert_eq!(seen_inside(Path::new("/usr/bin/b")), Path::new("/usr/bin/b"));
     }
 
     #[test]
