@@ -43,9 +43,6 @@ pub enum LinkError {
         /// Why.
         source: io::Error,
     },
-    /// The vsock port cannot be listened on.
-    #[error("listen on the vsock port")]
-    Vsock(#[source] io::Error),
     /// The kernel's list of ports cannot be read.
     #[error("look for the port {}", port::NAME)]
     Find(#[source] io::Error),
@@ -110,7 +107,7 @@ async fn unix(folder: &Path, agent: Arc<Agent>) -> Result<Never, LinkError> {
 }
 
 async fn vsock(agent: Arc<Agent>) -> Result<Never, LinkError> {
-    multiplexed(VsockPort::listen(LINK).map_err(LinkError::Vsock)?, agent).await
+    multiplexed(VsockPort::call(LINK), agent).await
 }
 
 async fn serial(path: &Path, agent: Arc<Agent>) -> Result<Never, LinkError> {

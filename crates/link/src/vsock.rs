@@ -3,41 +3,53 @@
 //! Streams are not vsock connections of their own, because the devices in use do not carry them whole:
 //! Firecracker's and `vhost-device-vsock` turn a half-close into a close of both directions, and the latter
 //! stops for good when both directions are full at once. A multiplexer reads always and has its own ends.
+//!
+//! The guest calls and the host listens: a host that calls a guest which has not booted yet has
+//! `vhost-device-vsock` run in circles, and one that gives up meanwhile ends it.
 
+use std::fmt;
+use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio_vsock::{VMADDR_CID_ANY, VMADDR_CID_HOST, VsockAddr, VsockListener, VsockStream};
+use tokio_vsock::{VMADDR_CID_HOST, VsockAddr, VsockStream};
 
-/// A byte stream that never ends, made of the connection that the host made last.
+/// After a call that nobody took, or that ended, before the next.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// A byte stream that never ends, made of one connection to the host after the other.
 ///
 /// While there is none, reads and writes wait. The multiplexer's synchronisation tells one host's bytes from
 /// the next one's.
-#[derive(Debug)]
 pub struct VsockPort {
-    listener: VsockListener,
-    host: Option<VsockStream>,
+    port: u32,
+    state: State,
+}
+
+enum State {
+    Calling(Pin<Box<dyn Future<Output = io::Result<VsockStream>> + Send>>),
+    Connected(VsockStream),
 }
 
 impl VsockPort {
-    /// Listens on a port.
-    pub fn listen(port: u32) -> io::Result<Self> {
-        Ok(Self { listener: VsockListener::bind(VsockAddr::new(VMADDR_CID_ANY, port))?, host: None })
+    /// Calls the host on a port, from now on until it is dropped.
+    pub fn call(port: u32) -> Self {
+        Self { port, state: call(port, Duration::ZERO) }
     }
 
-    /// Goes over to the newest connection. Those from elsewhere than the host (a program inside the guest,
-    /// over the loopback) are closed at once.
-    fn poll_hosts(&mut self, cx: &mut Context<'_>) {
-        while let Poll::Ready(accepted) = self.listener.poll_accept(cx) {
-            match accepted {
-                Ok((stream, from)) if from.cid() == VMADDR_CID_HOST => self.host = Some(stream),
-                Ok(_) => {}
-                // One that was given up already, or descriptors ran out: the next look may succeed.
-                Err(_) => return cx.waker().wake_by_ref(),
-            }
-        }
+    /// The host hung up, or did not take the call.
+    fn call_again(&mut self) {
+        self.state = call(self.port, PAUSE);
     }
+}
+
+fn call(port: u32, after: Duration) -> State {
+    State::Calling(Box::pin(async move {
+        tokio::time::sleep(after).await;
+        VsockStream::connect(VsockAddr::new(VMADDR_CID_HOST, port)).await
+    }))
 }
 
 impl AsyncRead for VsockPort {
@@ -46,30 +58,37 @@ impl AsyncRead for VsockPort {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        self.poll_hosts(cx);
-        let Some(host) = &mut self.host else { return Poll::Pending };
-        let before = buf.filled().len();
-        match Pin::new(host).poll_read(cx, buf) {
-            Poll::Ready(Ok(())) if buf.filled().len() > before => Poll::Ready(Ok(())),
-            Poll::Ready(_) => {
-                self.host = None;
-                Poll::Pending
+        loop {
+            match &mut self.state {
+                State::Calling(calling) => match ready!(calling.as_mut().poll(cx)) {
+                    Ok(host) => self.state = State::Connected(host),
+                    Err(_) => self.call_again(),
+                },
+                State::Connected(host) => {
+                    let before = buf.filled().len();
+                    match ready!(Pin::new(host).poll_read(cx, buf)) {
+                        Ok(()) if buf.filled().len() > before => return Poll::Ready(Ok(())),
+                        _ => self.call_again(),
+                    }
+                }
             }
-            Poll::Pending => Poll::Pending,
         }
     }
 }
 
-/// The reader waits for hosts, so a writer without one need not.
 impl AsyncWrite for VsockPort {
+    /// Waits while there is no host. It is the reader that finds one; nothing is to be written before the
+    /// host has said something.
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let Some(host) = &mut self.host else { return Poll::Pending };
-        match Pin::new(host).poll_write(cx, bytes) {
-            Poll::Ready(Err(_)) => {
-                self.host = None;
+        let State::Connected(host) = &mut self.state else { return Poll::Pending };
+        match ready!(Pin::new(host).poll_write(cx, bytes)) {
+            Ok(written) => Poll::Ready(Ok(written)),
+            Err(_) => {
+                self.call_again();
+                // The new call is the reader's to wait for.
+                cx.waker().wake_by_ref();
                 Poll::Pending
             }
-            written => written,
         }
     }
 
@@ -79,5 +98,12 @@ impl AsyncWrite for VsockPort {
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
+    }
+}
+
+impl fmt::Debug for VsockPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let connected = matches!(self.state, State::Connected(_));
+        f.debug_struct("VsockPort").field("port", &self.port).field("connected", &connected).finish()
     }
 }

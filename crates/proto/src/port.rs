@@ -2,7 +2,8 @@
 //!
 //! They are the `CONNECT n` of the supervisor's socket, whatever the link is made of.
 
-/// The one port of a real vsock device: the multiplexer, whose streams are for the ports below.
+/// The one port of a real vsock device, on which the guest calls the host: the multiplexer, whose streams are
+/// for the ports below.
 pub const LINK: u32 = 5251;
 
 /// The MCP conversation: newline-delimited JSON-RPC, one client at a time.

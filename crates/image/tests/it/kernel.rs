@@ -30,12 +30,15 @@ fn order(text: &[u8]) -> Vec<(String, String)> {
     lines.collect()
 }
 
-/// The entries of an initramfs that is one LZ4 legacy frame of one block: mode and contents by name.
+/// The entries of an initramfs that is one LZ4 legacy frame of one block, padded with zeros to whole pages:
+/// mode and contents by name.
 fn entries(initramfs: &[u8]) -> HashMap<String, (u32, Vec<u8>)> {
     assert_eq!(initramfs[..4], [0x02, 0x21, 0x4c, 0x18]);
     let length = u32::from_le_bytes(initramfs[4..8].try_into().unwrap()) as usize;
-    assert_eq!(initramfs.len(), 8 + length);
-    let cpio = lz4_flex::block::decompress(&initramfs[8..], 8 << 20).unwrap();
+    assert_eq!(initramfs.len(), (8 + length).next_multiple_of(4096));
+    let (block, padding) = initramfs[8..].split_at(length);
+    assert!(padding.iter().all(|&byte| byte == 0));
+    let cpio = lz4_flex::block::decompress(block, 8 << 20).unwrap();
     let mut entries = HashMap::new();
     let mut at = 0;
     loop {

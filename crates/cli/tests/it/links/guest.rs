@@ -2,7 +2,7 @@
 
 use super::{boot, boot::Process, control::Control};
 use crate::home::Home;
-use casemate_link::{ConnectError, Connector, MuxHandle, Stream, handshake, mux, port_socket};
+use casemate_link::{ConnectError, Connector, MuxHandle, Stream, mux, port_socket};
 use casemate_proto::{
     control::{Configure, Limits, Pong, Request, Root, Started, Transport},
     mux::ResetCode,
@@ -12,19 +12,17 @@ use std::{
     fs,
     future::Future,
     path::{Path, PathBuf},
+    thread,
     time::Duration,
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream},
-    net::UnixStream,
+    net::{UnixListener, UnixStream},
     task::JoinHandle,
 };
 
 /// Beyond what anything takes on a busy host; what takes this long never ends.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// How long the vsock device may take to connect; a request that comes before the guest's driver is lost.
-const ANSWER: Duration = Duration::from_secs(2);
 
 /// Between two looks at something that is to happen.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -159,25 +157,17 @@ impl Guest {
         self.connector = Connector::Mux(handle);
     }
 
-    /// The host's end of the byte stream of a multiplexed link, once the guest takes it.
+    /// The host's end of the byte stream of a multiplexed link.
     async fn device(&self) -> UnixStream {
-        loop {
-            let stream = match self.kind {
-                Kind::Serial => connect(&self.link().join("port.sock")).await,
-                Kind::Vsock => {
-                    let mut stream = connect(&self.link().join("vsock")).await;
-                    let asking = handshake::request(&mut stream, port::LINK);
-                    match tokio::time::timeout(ANSWER, asking).await {
-                        Ok(Ok(())) => stream,
-                        _ => {
-                            tokio::time::sleep(PAUSE).await;
-                            continue;
-                        }
-                    }
-                }
-                Kind::Sockets => unreachable!("there is no device"),
-            };
-            return stream;
+        match self.kind {
+            Kind::Serial => connect(&self.link().join("port.sock")).await,
+            Kind::Vsock => {
+                // The guest calls; a host that is new takes the place of the one before it.
+                let socket = self.link().join(format!("vsock_{}", port::LINK));
+                let _ = fs::remove_file(&socket);
+                UnixListener::bind(&socket).unwrap().accept().await.unwrap().0
+            }
+            Kind::Sockets => unreachable!("there is no device"),
         }
     }
 
@@ -266,6 +256,16 @@ impl Guest {
             limits: Limits { processes: 10_000, ..Limits::default() },
             clock_unix_ns: None,
             entropy: None,
+        }
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            // A process of this host has none.
+            let console = fs::read(self.link().join("console")).unwrap_or_default();
+            println!("console: {}", String::from_utf8_lossy(&console));
         }
     }
 }
