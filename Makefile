@@ -2,6 +2,7 @@
 
 CARGO ?= cargo
 export CARGO_TERM_COLOR ?= auto
+PROGRAM := $(or $(CARGO_TARGET_DIR),target)/release/casemate
 
 .PHONY: setup build demo test check bench clean
 
@@ -15,7 +16,7 @@ build: setup
 
 ## Installs, builds, and runs an npm MCP server in a microVM, each step timed.
 demo: build
-	@scripts/demo.sh target/release/casemate
+	@scripts/demo.sh $(PROGRAM)
 
 ## Every test; machine tests boot real guests.
 test: setup
@@ -30,7 +31,7 @@ check: setup
 
 ## Measures; the raw data goes to bench-results/.
 bench: build
-	@scripts/bench.sh target/release/casemate
+	@scripts/bench.sh $(PROGRAM)
 
 clean:
 	$(CARGO) clean

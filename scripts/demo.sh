@@ -16,7 +16,11 @@ trap finish EXIT
 step() { # TITLE COMMAND…
     local title=$1 begin end
     shift
-    printf '\n\033[1m$ casemate %s\033[0m\n' "$*" | { [ -t 1 ] && cat || sed 's/\x1b\[[0-9;]*m//g'; }
+    local words=()
+    for word in "$@"; do
+        case $word in *[!A-Za-z0-9_:@/.=-]*) words+=("'$word'") ;; *) words+=("$word") ;; esac
+    done
+    if [ -t 1 ]; then printf '\n\033[1m$ casemate %s\033[0m\n' "${words[*]}"; else printf '\n$ casemate %s\n' "${words[*]}"; fi
     begin=$(date +%s%N)
     "$casemate" "$@"
     end=$(date +%s%N)

@@ -43,7 +43,6 @@ pub struct Global {
 
 /// Every command.
 #[derive(Debug, Clone, PartialEq, Subcommand)]
-#[command(disable_help_subcommand = true)]
 #[allow(missing_docs)] // Each is documented by its arguments, whose documentation clap shows as its help.
 pub enum Command {
     Doctor(command::doctor::Doctor),
