@@ -9,11 +9,18 @@
 
 use rustix::fs::{Mode, OFlags};
 use std::{
-    fs::{self, File},
+    fs::{self, File, TryLockError},
     io,
     os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
+
+/// How long one command may keep others from deciding: each holds the lock for milliseconds.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How often the lock is tried meanwhile.
+const LOCK_POLL: Duration = Duration::from_millis(2);
 
 /// Why the home folder cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -119,12 +126,23 @@ impl Home {
         Ok(cache)
     }
 
-    /// Waits for the lock that decisions across machines are taken under; dropping it releases it.
+    /// Waits, for a bounded time, for the lock that decisions across machines are taken under; dropping it
+    /// releases it.
     pub(crate) fn lock_machines(&self) -> Result<File, HomeError> {
         let path = self.machines().join("lock");
         let file = open_lock(&path)?;
-        file.lock().map_err(HomeError::io("lock", &path))?;
-        Ok(file)
+        let until = Instant::now() + LOCK_TIMEOUT;
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(file),
+                Err(TryLockError::Error(source)) => return Err(HomeError::io("lock", &path)(source)),
+                Err(TryLockError::WouldBlock) if Instant::now() >= until => {
+                    let held = "another casemate command holds it, and may be stopped: look for it with ps";
+                    return Err(HomeError::io("lock", &path)(io::Error::new(io::ErrorKind::TimedOut, held)));
+                }
+                Err(TryLockError::WouldBlock) => std::thread::sleep(LOCK_POLL),
+            }
+        }
     }
 }
 

@@ -211,7 +211,7 @@ impl Instance for Vmm {
     fn kill(&mut self) -> Boxed<'_, ()> {
         Box::pin(async {
             // Fails only where it has ended already.
-            let _ = self.child.kill().await;
+            let _ = tokio::time::timeout(REAP_TIMEOUT, self.child.kill()).await;
             console::finish(std::mem::take(&mut self.drains)).await;
         })
     }
