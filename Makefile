@@ -4,7 +4,7 @@ CARGO ?= cargo
 export CARGO_TERM_COLOR ?= auto
 PROGRAM := $(or $(CARGO_TARGET_DIR),target)/release/casemate
 
-.PHONY: setup build demo test check bench clean
+.PHONY: setup setup-bench build demo test check bench clean
 
 ## Installs what building, testing and running need; says what it wants where it may not.
 setup:
@@ -29,9 +29,14 @@ check: setup
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --quiet
 	$(CARGO) deny --locked check bans licenses sources
 
-## Measures; the raw data goes to bench-results/.
-bench: build
-	@scripts/bench.sh $(PROGRAM)
+## What the benchmark measures beside casemate: other walls.
+setup-bench:
+	@scripts/setup.sh bench
+
+## Measures; the raw data goes to bench-results/. BENCH_ARGS=--write-docs writes docs/benchmarks.md too,
+## BENCH_ARGS=--help says what else there is.
+bench: setup-bench build
+	$(CARGO) run --locked --release --quiet --package casemate-bench -- --program $(PROGRAM) $(BENCH_ARGS)
 
 clean:
 	$(CARGO) clean

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Installs what is missing, and nothing else. Without root or sudo it says what it wants.
+# With the argument "bench" also what `make bench` measures beside casemate.
 set -euo pipefail
 
 QEMU_OLDEST=8.2
@@ -25,6 +26,14 @@ need cc gcc
 need make make
 need tmux tmux
 need setpriv util-linux
+# Runtimes and a static OpenSSL for tests of what clones draw; images bring their own.
+need node nodejs
+need python3 python3
+[ -e /usr/include/openssl/rand.h ] || missing+=(libssl-dev)
+if [ "${1:-}" = bench ]; then
+    need bwrap bubblewrap
+    need runc runc
+fi
 qemu_is_new_enough || missing+=(qemu-system-x86)
 
 if [ ${#missing[@]} -gt 0 ]; then

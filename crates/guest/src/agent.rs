@@ -1,19 +1,22 @@
 //! What the agent knows and does, request by request.
 
-use crate::conversation::Seat;
+use crate::conversation::{Parking, Seat};
 use crate::filter::{Filter, FilterError};
 use crate::group::Groups;
 use crate::journal::Journal;
 use crate::launch::Launch;
 use crate::reaper::{Reaper, lock};
-use crate::server::Server;
+use crate::reseed::{Hooked, Reseeder};
+use crate::server::{Process, Server};
 use crate::{boot, exec, failure, inventory, log, procfs, root, sys};
 use casemate_proto::control::{
-    Configure, Failure, FailureCode, Inventory, Limits, Pong, Root, Started, Stats, VERSION, Welcome,
+    Adopt, Clones, Configure, Failure, FailureCode, Inventory, Limits, Pong, Root, ServerState, Settled,
+    Started, Stats, VERSION, Welcome,
 };
 use rustix::time::{ClockId, Timespec};
 use std::ffi::CString;
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::sync::{Mutex as AsyncMutex, Semaphore, watch};
@@ -30,6 +33,11 @@ pub enum Kernel {
 /// Kept back from servers, for the agent and the kernel: a sixteenth of the memory, but at least this.
 const RESERVE_BYTES: u64 = 12 << 20;
 
+/// A server that rests has used no more than [`REST`] of the processor for so long: in emulation a runtime
+/// that still loads uses all of it, and one that waits for its first message uses none.
+const QUIET: Duration = Duration::from_millis(250);
+const REST: Duration = Duration::from_millis(2);
+
 /// The agent of one machine.
 #[derive(Debug)]
 pub struct Agent {
@@ -43,10 +51,14 @@ pub struct Agent {
     pub server: Server,
     /// Who holds the conversation.
     pub seat: Seat,
+    /// Whether the conversation is to let go of its stream.
+    pub parking: Parking,
     /// Room for programs beside the server.
     pub programs: Arc<Semaphore>,
     epoch: Mutex<Option<Epoch>>,
     setup: AsyncMutex<Setup>,
+    /// What keeps clones of the server from repeating random numbers.
+    reseeder: Mutex<Option<Reseeder>>,
     /// The grace of the shutdown that was asked for.
     ending: watch::Sender<Option<Duration>>,
 }
@@ -79,9 +91,11 @@ impl Agent {
             reaper,
             journal,
             seat: Seat::default(),
+            parking: Parking::default(),
             programs: Arc::new(Semaphore::new(exec::PROGRAMS)),
             epoch: Mutex::new(None),
             setup: AsyncMutex::default(),
+            reseeder: Mutex::new(None),
             ending: watch::Sender::new(None),
         })
     }
@@ -109,7 +123,7 @@ impl Agent {
     }
 
     /// `configure`.
-    pub async fn configure(&self, config: Configure) -> Result<(), Failure> {
+    pub async fn configure(&self, mut config: Configure) -> Result<(), Failure> {
         let mut setup = self.setup.lock().await;
         let epoch = lock(&self.epoch).as_ref().map(|epoch| epoch.name.clone());
         if setup.epoch.is_some() && setup.epoch == epoch {
@@ -123,13 +137,22 @@ impl Agent {
                 return Err(failure::new(FailureCode::Params, "the root of this machine is ready already"));
             }
         };
-        let launch = Launch::new(&config, inside, self.filter.clone())?;
+        let mut launch = Launch::new(&config, inside.clone(), self.filter.clone())?;
         // Before anything that could use it.
         if let Some(entropy) = entropy {
             self.add_entropy(entropy)?;
         }
-        self.set_clock_and_name(&config)?;
+        self.set_clock_and_name(config.clock_unix_ns, &config.hostname)?;
         let groups = self.prepare_root(&mut setup, &config).await?;
+        if let Some(kind) = config.reseed {
+            self.own_kernel("hooks against repeated random numbers")?;
+            let run = Path::new(root::ROOT).join("run");
+            let reseeder = Reseeder::install(&run, Path::new("/run"), kind)
+                .map_err(|error| failure::new(FailureCode::System, format!("install hooks: {error}")))?;
+            reseeder.extend_environment(&mut config.env);
+            launch = Launch::new(&config, inside, self.filter.clone())?;
+            *lock(&self.reseeder) = Some(reseeder);
+        }
         self.server.configure(launch, groups);
         setup.epoch = epoch;
         Ok(())
@@ -142,8 +165,8 @@ impl Agent {
         added.map_err(|error| failure::new(FailureCode::System, format!("add entropy: {error}")))
     }
 
-    fn set_clock_and_name(&self, config: &Configure) -> Result<(), Failure> {
-        if let Some(nanoseconds) = config.clock_unix_ns {
+    fn set_clock_and_name(&self, clock_unix_ns: Option<u64>, hostname: &str) -> Result<(), Failure> {
+        if let Some(nanoseconds) = clock_unix_ns {
             self.own_kernel("a clock")?;
             let time = Timespec {
                 tv_sec: (nanoseconds / 1_000_000_000) as i64,
@@ -153,7 +176,7 @@ impl Agent {
                 .map_err(|error| failure::new(FailureCode::System, format!("set the clock: {error}")))?;
         }
         if self.kernel == Kernel::Own {
-            rustix::system::sethostname(config.hostname.as_bytes())
+            rustix::system::sethostname(hostname.as_bytes())
                 .map_err(|error| failure::new(FailureCode::System, format!("set the host name: {error}")))?;
         }
         Ok(())
@@ -213,6 +236,73 @@ impl Agent {
         Ok(Started { pid: process.pid as u32 })
     }
 
+    /// `settle`: waits until the server has used next to no processor time for a while, then freezes it.
+    pub async fn settle(&self) -> Result<Settled, Failure> {
+        let process = self.running()?;
+        let failed = |doing: &'static str| {
+            move |error: std::io::Error| {
+                failure::new(FailureCode::System, format!("{doing} of the server: {error}"))
+            }
+        };
+        let mut seen = process.cpu().map_err(failed("read the processor time"))?;
+        loop {
+            tokio::time::sleep(QUIET).await;
+            if !matches!(self.server.state(), ServerState::Running { .. }) {
+                return Err(failure::new(FailureCode::State, "the server ended"));
+            }
+            let now = process.cpu().map_err(failed("read the processor time"))?;
+            if now.saturating_sub(seen) <= REST {
+                process.freeze().await.map_err(failed("stop all processes"))?;
+                let clones = match self.hooked(&process)? {
+                    Hooked::Complete => Clones::Differ,
+                    Hooked::Missing(_) => Clones::Repeat,
+                    Hooked::Drawn(_) => Clones::Share,
+                };
+                return Ok(Settled { cpu_ms: now.as_millis() as u64, clones });
+            }
+            seen = now;
+        }
+    }
+
+    /// Whether clones of the frozen server would draw numbers of their own.
+    fn hooked(&self, process: &Process) -> Result<Hooked, Failure> {
+        let members = process.members().map_err(|error| {
+            failure::new(FailureCode::System, format!("list the processes of the server: {error}"))
+        })?;
+        Ok(lock(&self.reseeder).as_ref().map_or(Hooked::Missing(None), |reseeder| reseeder.state(&members)))
+    }
+
+    /// `adopt`: a clone becomes a machine of its own, or a resumed machine finds out how late it is.
+    pub fn adopt(&self, adopt: &Adopt) -> Result<(), Failure> {
+        // The kernel's numbers first: those of runtimes are drawn from them.
+        self.add_entropy(parse_entropy(&adopt.entropy)?)?;
+        self.set_clock_and_name(Some(adopt.clock_unix_ns), &adopt.hostname)?;
+        if !adopt.reseed {
+            return Ok(());
+        }
+        if let Some(reseeder) = &*lock(&self.reseeder) {
+            let bumped = reseeder.bump();
+            bumped.map_err(|error| failure::new(FailureCode::System, format!("count the clone: {error}")))?;
+        }
+        if let Some(process) = self.server.running() {
+            process.thaw().map_err(|error| {
+                failure::new(FailureCode::System, format!("let the server go on: {error}"))
+            })?;
+        }
+        Ok(())
+    }
+
+    /// `park`.
+    pub async fn park(&self) {
+        self.parking.park(self).await;
+        self.journal.mark();
+    }
+
+    fn running(&self) -> Result<Arc<Process>, Failure> {
+        let running = self.server.running();
+        running.ok_or_else(|| failure::new(FailureCode::State, "the server does not run"))
+    }
+
     /// `ping`.
     pub fn ping(&self) -> Pong {
         Pong { uptime_ms: self.started.elapsed().as_millis() as u64, server: self.server.state() }
@@ -237,11 +327,7 @@ impl Agent {
         if !(1..=64).contains(&signal) {
             return Err(failure::new(FailureCode::Params, format!("there is no signal {signal}")));
         }
-        let process = self
-            .server
-            .running()
-            .ok_or_else(|| failure::new(FailureCode::State, "the server does not run"))?;
-        process.signal(signal).map_err(|error| {
+        self.running()?.signal(signal).map_err(|error| {
             failure::new(FailureCode::System, format!("send signal {signal} to the server: {error}"))
         })
     }

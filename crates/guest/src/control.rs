@@ -19,8 +19,21 @@ use tokio::time::timeout;
 const READ_BYTES: usize = 16 << 10;
 
 /// The names on the wire, to tell an unknown method from wrong parameters of a known one.
-const METHODS: [&str; 10] =
-    ["hello", "configure", "start", "ping", "stats", "signal", "exec", "inventory", "watch", "shutdown"];
+const METHODS: [&str; 13] = [
+    "hello",
+    "configure",
+    "start",
+    "ping",
+    "stats",
+    "signal",
+    "exec",
+    "inventory",
+    "watch",
+    "settle",
+    "adopt",
+    "park",
+    "shutdown",
+];
 
 /// What follows a request.
 enum Outcome {
@@ -179,6 +192,15 @@ async fn dispatch(agent: &Arc<Agent>, id: u64, request: Request) -> Result<Outco
             return Ok(Outcome::Exec(Reply::done(id, &started), Box::new(running)));
         }
         Request::Inventory => Reply::done(id, &agent.inventory()),
+        Request::Settle => Reply::done(id, &agent.settle().await?),
+        Request::Adopt(adopt) => {
+            agent.adopt(&adopt)?;
+            Reply::done(id, &Value::Object(Default::default()))
+        }
+        Request::Park => {
+            agent.park().await;
+            Reply::done(id, &Value::Object(Default::default()))
+        }
         Request::Watch => return Ok(Outcome::Watch(Reply::done(id, &Value::Object(Default::default())))),
         Request::Shutdown { grace_ms } => {
             let reply = Reply::done(id, &Value::Object(Default::default()));

@@ -1,16 +1,15 @@
 //! The MCP conversation: one client, one server process, bytes unchanged in both directions.
 
 use crate::agent::Agent;
-use crate::reaper::lock;
 use casemate_link::{Incoming, Stream};
 use casemate_proto::control::Transport;
 use casemate_proto::limits::STOP_GRACE;
 use casemate_proto::mux::ResetCode;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::net::unix::pipe;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
 const BUFFER_BYTES: usize = 64 << 10;
@@ -21,7 +20,7 @@ pub const STILL_THERE: Duration = Duration::from_secs(1);
 
 /// Whether the conversation is held. Shared by the holders' guards.
 #[derive(Debug, Clone, Default)]
-pub struct Seat(Arc<Mutex<bool>>);
+pub struct Seat(Arc<watch::Sender<bool>>);
 
 /// The conversation is held until this is dropped.
 #[derive(Debug)]
@@ -29,18 +28,20 @@ struct Held(Seat);
 
 impl Seat {
     fn take(&self) -> Option<Held> {
-        let mut held = lock(&self.0);
-        if *held {
-            return None;
-        }
-        *held = true;
-        Some(Held(self.clone()))
+        let taken = self.0.send_if_modified(|held| !std::mem::replace(held, true));
+        taken.then(|| Held(self.clone()))
+    }
+
+    /// Waits until nobody holds the conversation.
+    async fn free(&self) {
+        // The sender is this value's own.
+        let _ = self.0.subscribe().wait_for(|&held| !held).await;
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        *lock(&self.0.0) = false;
+        self.0.0.send_replace(false);
     }
 }
 
@@ -51,6 +52,43 @@ enum End {
     Delivered,
     /// The client went away.
     Gone,
+    /// The host wants to suspend the machine: nothing is on the way, and the next client goes on.
+    Parked,
+}
+
+/// Has the conversation let go of its stream, see [`Request::Park`](casemate_proto::control::Request::Park).
+#[derive(Debug, Default)]
+pub struct Parking {
+    wanted: watch::Sender<bool>,
+}
+
+impl Parking {
+    /// Lets go of the stream once nothing is on the way. When cancelled, the conversation goes on.
+    pub async fn park(&self, agent: &Agent) {
+        let _wish = Wish::new(&self.wanted);
+        agent.seat.free().await;
+    }
+
+    async fn wanted(&self) {
+        // The sender is this value's own.
+        let _ = self.wanted.subscribe().wait_for(|&wanted| wanted).await;
+    }
+}
+
+/// A wish that ends with whoever has it.
+struct Wish<'a>(&'a watch::Sender<bool>);
+
+impl<'a> Wish<'a> {
+    fn new(wanted: &'a watch::Sender<bool>) -> Self {
+        wanted.send_replace(true);
+        Self(wanted)
+    }
+}
+
+impl Drop for Wish<'_> {
+    fn drop(&mut self) {
+        self.0.send_replace(false);
+    }
 }
 
 /// Serves one client from its attachment to the death of its server process.
@@ -70,11 +108,22 @@ pub async fn converse(agent: &Agent, incoming: Incoming) {
         Ok(process) => process,
         Err(failure) => return incoming.refuse(ResetCode::Refused, &failure.message),
     };
-    let Some((stdin, stdout)) = process.take_pipes() else {
+    let Some((stdin, mut stdout)) = process.take_pipes() else {
         return incoming.refuse(ResetCode::Busy, "the server process belongs to another conversation");
     };
     let (mut input, mut output) = tokio::io::split(incoming.accept());
-    let end = pump(&mut input, &mut output, stdin, stdout).await;
+    let mut stdin = Some(stdin);
+    let end = pump(&mut input, &mut output, &mut stdin, &mut stdout, &agent.parking).await;
+    if end == End::Parked {
+        process.give_back(stdin, stdout);
+        // Fails where the host is gone already.
+        let _ = output.shutdown().await;
+        drop(held);
+        let _ = timeout(STOP_GRACE, tokio::io::copy(&mut input, &mut tokio::io::sink())).await;
+        return;
+    }
+    // The server sees the end of its input.
+    drop((stdin, stdout));
     // A client that comes now waits for this process's death; it is not told that somebody is there.
     let turn = agent.server.turn().await;
     drop(held);
@@ -95,66 +144,88 @@ pub async fn converse(agent: &Agent, incoming: Incoming) {
 async fn pump(
     input: &mut ReadHalf<Stream>,
     output: &mut WriteHalf<Stream>,
-    stdin: pipe::Sender,
-    stdout: pipe::Receiver,
+    stdin: &mut Option<pipe::Sender>,
+    stdout: &mut pipe::Receiver,
+    parking: &Parking,
 ) -> End {
     let silent = Notify::new();
-    let inbound = inbound(input, stdin, &silent);
-    let outbound = outbound(stdout, output, &silent);
+    let inbound = inbound(input, stdin, &silent, parking);
+    let outbound = outbound(stdout, output, &silent, parking);
     tokio::pin!(inbound, outbound);
     tokio::select! {
         end = &mut inbound => match end {
             // A half-closed client still waits for answers.
-            End::Delivered => outbound.await,
+            End::Delivered | End::Parked => outbound.await,
             End::Gone => End::Gone,
         },
-        // A server that closed its stdout can answer nothing more.
-        end = &mut outbound => end,
+        end = &mut outbound => match end {
+            // What the client sent has to reach the server first.
+            End::Parked => inbound.await,
+            // A server that closed its stdout can answer nothing more.
+            end => end,
+        },
     }
 }
 
 /// Client to server, until the client says no more. What a server does not take any more is thrown away, so
 /// that the client's end is still seen.
-async fn inbound(input: &mut ReadHalf<Stream>, stdin: pipe::Sender, silent: &Notify) -> End {
-    let mut stdin = Some(stdin);
+async fn inbound(
+    input: &mut ReadHalf<Stream>,
+    stdin: &mut Option<pipe::Sender>,
+    silent: &Notify,
+    parking: &Parking,
+) -> End {
     let mut buffer = vec![0; BUFFER_BYTES];
     loop {
-        match input.read(&mut buffer).await {
+        let read = tokio::select! {
+            read = input.read(&mut buffer) => read,
+            // A conversation whose input has ended cannot go on later; it comes to its own end.
+            () = parking.wanted(), if stdin.is_some() => return End::Parked,
+        };
+        match read {
             Ok(0) => break,
-            Ok(length) => {
-                let Some(pipe) = &mut stdin else { continue };
-                let mut rest = &buffer[..length];
-                while !rest.is_empty() {
-                    match pipe.try_write(rest) {
-                        Ok(taken) => rest = &rest[taken..],
-                        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
-                            silent.notify_one();
-                            if pipe.writable().await.is_err() {
-                                stdin = None;
-                                break;
-                            }
-                        }
-                        Err(_) => {
-                            stdin = None;
-                            break;
-                        }
-                    }
-                }
-            }
+            Ok(length) => deliver(&buffer[..length], stdin, silent).await,
             Err(_) => return End::Gone,
         }
     }
+    drop(stdin.take());
     silent.notify_one();
     End::Delivered
 }
 
+/// Writes all of it, unless the server does not take it any more.
+async fn deliver(mut rest: &[u8], stdin: &mut Option<pipe::Sender>, silent: &Notify) {
+    while let (Some(pipe), false) = (stdin.as_ref(), rest.is_empty()) {
+        let lost = match pipe.try_write(rest) {
+            Ok(taken) => {
+                rest = &rest[taken..];
+                false
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                silent.notify_one();
+                pipe.writable().await.is_err()
+            }
+            Err(_) => true,
+        };
+        if lost {
+            *stdin = None;
+        }
+    }
+}
+
 /// Server to client, until the server's stdout ends; then closes that direction.
-async fn outbound(mut stdout: pipe::Receiver, output: &mut WriteHalf<Stream>, silent: &Notify) -> End {
+async fn outbound(
+    stdout: &mut pipe::Receiver,
+    output: &mut WriteHalf<Stream>,
+    silent: &Notify,
+    parking: &Parking,
+) -> End {
     let mut buffer = vec![0; BUFFER_BYTES];
     let mut ask = false;
     loop {
         let length = tokio::select! {
             read = stdout.read(&mut buffer) => read.unwrap_or(0),
+            () = parking.wanted() => return End::Parked,
             () = silent.notified() => {
                 ask = true;
                 continue;

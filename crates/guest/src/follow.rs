@@ -1,6 +1,6 @@
 //! A `watch` stream: the journal as frames.
 
-use crate::journal::{Cursor, Entry, Journal};
+use crate::journal::{Entry, Journal};
 use casemate_link::Stream;
 use casemate_proto::control::Event;
 use casemate_proto::frame::{Kind, encode};
@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 pub async fn run(journal: &Journal, stream: &mut Stream) -> io::Result<()> {
     let (mut input, mut output) = tokio::io::split(stream);
     let writing = async {
-        let mut cursor = Cursor::default();
+        let mut cursor = journal.cursor();
         loop {
             let entry = journal.next(&mut cursor).await;
             output.write_all(&frame(&entry)?).await?;

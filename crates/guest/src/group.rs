@@ -17,6 +17,9 @@ const CGROUPS: &str = "/sys/fs/cgroup";
 /// The parent of all children's groups; the machine's limits are set here.
 const WORKLOAD: &str = "/sys/fs/cgroup/workload";
 
+/// The file that stops a group, cgroup v2.
+const FREEZE: &str = "cgroup.freeze";
+
 /// Between two looks at whether everything is dead.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 /// After so many looks the dying is given up: what is left hangs inside the kernel.
@@ -116,6 +119,43 @@ impl Group {
     /// Sends a signal to the leader's process group.
     pub fn signal(&self, signal: i32) -> io::Result<()> {
         sys::signal_group(self.leader, signal)
+    }
+
+    /// Stops all of it where it stands, and returns once it does.
+    pub async fn freeze(&self) -> io::Result<()> {
+        let folder = self.control_folder()?;
+        std::fs::write(folder.join(FREEZE), "1")?;
+        for _ in 0..LOOKS {
+            if std::fs::read_to_string(folder.join("cgroup.events"))?.lines().any(|line| line == "frozen 1") {
+                return Ok(());
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        // Something in it hangs inside the kernel.
+        self.thaw()?;
+        Err(io::ErrorKind::TimedOut.into())
+    }
+
+    /// Lets all of it go on.
+    pub fn thaw(&self) -> io::Result<()> {
+        std::fs::write(self.control_folder()?.join(FREEZE), "0")
+    }
+
+    /// Processor time that all of it has used.
+    pub fn cpu(&self) -> io::Result<Duration> {
+        let stat = std::fs::read_to_string(self.control_folder()?.join("cpu.stat"))?;
+        let microseconds = stat.lines().find_map(|line| line.strip_prefix("usage_usec ")?.parse().ok());
+        microseconds.map(Duration::from_micros).ok_or_else(|| io::ErrorKind::InvalidData.into())
+    }
+
+    /// The ids of all of it.
+    pub fn processes(&self) -> io::Result<Vec<i32>> {
+        let listed = std::fs::read_to_string(self.control_folder()?.join("cgroup.procs"))?;
+        Ok(listed.lines().filter_map(|line| line.parse().ok()).collect())
+    }
+
+    fn control_folder(&self) -> io::Result<&Path> {
+        self.folder.as_deref().ok_or_else(|| io::ErrorKind::Unsupported.into())
     }
 
     /// Kills all of it and returns when nothing of it is left alive. With `orphans`, where descent is all

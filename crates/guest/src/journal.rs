@@ -42,8 +42,12 @@ struct Record {
     entries: VecDeque<Entry>,
     /// The number of the first entry that is kept.
     first: u64,
-    /// Entries before this number were taken by some follower.
+    /// Entries before this number were taken by some follower …
     taken: u64,
+    /// … which then had passed so many bytes of stderr.
+    passed: u64,
+    /// Where followers begin.
+    mark: Cursor,
     cost: usize,
     /// Bytes of stderr dropped, ever, and of these the ones that no follower had taken.
     dropped: u64,
@@ -51,7 +55,7 @@ struct Record {
 }
 
 /// Where a follower is.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone, Copy)]
 pub struct Cursor {
     next: u64,
     /// Bytes of stderr that it was given or told of.
@@ -77,6 +81,17 @@ impl Journal {
         }
         drop(record);
         self.changed.notify_waiters();
+    }
+
+    /// Has later followers begin where the furthest has come to: the host that followed knows the rest.
+    pub fn mark(&self) {
+        let mut record = lock(&self.record);
+        record.mark = Cursor { next: record.taken, passed: record.passed };
+    }
+
+    /// Where a follower begins.
+    pub fn cursor(&self) -> Cursor {
+        lock(&self.record).mark
     }
 
     /// The next entry for a follower, waiting for it; from the oldest that is kept. Where entries were
@@ -112,7 +127,10 @@ impl Journal {
         if let Entry::Stderr(bytes) = &entry {
             cursor.passed += bytes.len() as u64;
         }
-        record.taken = record.taken.max(cursor.next);
+        if cursor.next > record.taken {
+            record.taken = cursor.next;
+            record.passed = cursor.passed;
+        }
         Some(entry)
     }
 }
@@ -175,6 +193,18 @@ mod tests {
         assert_eq!(journal.try_next(&mut late), dropped(3 * HALF as u64));
         assert_eq!(journal.try_next(&mut late), Some(stderr(4, HALF)));
         assert_eq!(journal.try_next(&mut early), dropped(2 * HALF as u64));
+    }
+
+    #[test]
+    fn after_a_mark_a_follower_goes_on_where_the_last_one_was() {
+        let journal = Journal::default();
+        journal.push(stderr(1, 10));
+        assert!(journal.try_next(&mut Cursor::default()).is_some());
+        journal.push(stderr(2, 10));
+        journal.mark();
+        let mut next = journal.cursor();
+        assert_eq!(journal.try_next(&mut next), Some(stderr(2, 10)));
+        assert_eq!(journal.try_next(&mut next), None);
     }
 
     #[test]

@@ -29,6 +29,7 @@ pub mod modules;
 pub mod port;
 pub mod procfs;
 pub mod reaper;
+pub mod reseed;
 pub mod root;
 pub mod serve;
 pub mod server;

@@ -231,6 +231,31 @@ impl Process {
         }
     }
 
+    /// Puts the pipes back for the conversation that goes on later. Without both it cannot.
+    pub fn give_back(&self, stdin: Option<pipe::Sender>, stdout: pipe::Receiver) {
+        *lock(&self.pipes) = Pipes { stdin, stdout: Some(stdout) };
+    }
+
+    /// Stops it with everything that it started, where it stands.
+    pub async fn freeze(&self) -> std::io::Result<()> {
+        self.group.freeze().await
+    }
+
+    /// Lets it go on.
+    pub fn thaw(&self) -> std::io::Result<()> {
+        self.group.thaw()
+    }
+
+    /// Processor time that it and everything that it started have used, where control groups count it.
+    pub fn cpu(&self) -> std::io::Result<Duration> {
+        self.group.cpu()
+    }
+
+    /// The ids of it and of everything that it started.
+    pub fn members(&self) -> std::io::Result<Vec<i32>> {
+        self.group.processes()
+    }
+
     /// Sends a signal to its process group.
     pub fn signal(&self, signal: i32) -> std::io::Result<()> {
         self.group.signal(signal)

@@ -150,6 +150,9 @@ pub enum ConfineError {
         /// The limit in bytes.
         limit: u64,
     },
+    /// Whoever asked for it wants it no longer.
+    #[error("the installer was stopped")]
+    Stopped,
     /// A resource of the host was missing.
     #[error("cannot {operation} for the installer")]
     Host {
@@ -166,6 +169,15 @@ impl Confinement<'_> {
     ///
     /// The calling thread must live until this returns: the death signal follows it.
     pub fn run(&self, log: &mut (dyn Write + Send)) -> Result<Outcome, ConfineError> {
+        self.run_until(log, &|| false)
+    }
+
+    /// As [`Self::run`], but ends it when `is_stopped` says so, which is asked every other second.
+    pub fn run_until(
+        &self,
+        log: &mut (dyn Write + Send),
+        is_stopped: &dyn Fn() -> bool,
+    ) -> Result<Outcome, ConfineError> {
         let plan = plan::Plan::new(self)?;
         if let plan::User::Unassigned(id) = plan.user {
             for (folder, _) in self.folders {
@@ -192,7 +204,7 @@ impl Confinement<'_> {
             }
         };
         let listener = report.listener().map_err(host("receive the proxy's socket"))?;
-        self.attend(&mut child.0, listener, output, log)
+        self.attend(&mut child.0, listener, output, log, is_stopped)
     }
 
     fn attend(
@@ -201,6 +213,7 @@ impl Confinement<'_> {
         listener: OwnedFd,
         output: io::PipeReader,
         log: &mut (dyn Write + Send),
+        is_stopped: &dyn Fn() -> bool,
     ) -> Result<Outcome, ConfineError> {
         let proxy = proxy::Proxy::new(listener, self.endpoints);
         let tail = Mutex::new(String::new());
@@ -209,7 +222,7 @@ impl Confinement<'_> {
             scope.spawn(|| {
                 *tail.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = self.drain(output, log)
             });
-            let status = self.wait(child);
+            let status = self.wait(child, is_stopped);
             proxy.close();
             status
         })?;
@@ -218,14 +231,16 @@ impl Confinement<'_> {
     }
 
     /// Waits for the end, or makes it at a limit.
-    fn wait(&self, child: &mut Child) -> Result<ExitStatus, ConfineError> {
+    fn wait(&self, child: &mut Child, is_stopped: &dyn Fn() -> bool) -> Result<ExitStatus, ConfineError> {
         let deadline = Instant::now() + self.limits.time;
         let pid = rustix::process::Pid::from_child(child);
         let ended = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())
             .map_err(|errno| host("watch a process")(errno.into()))?;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            let over = if left.is_zero() {
+            let over = if is_stopped() {
+                Some(ConfineError::Stopped)
+            } else if left.is_zero() {
                 Some(ConfineError::Time { limit: self.limits.time })
             } else if self.written() > self.limits.tree_bytes {
                 Some(ConfineError::Size { limit: self.limits.tree_bytes })

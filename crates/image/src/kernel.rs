@@ -1,8 +1,9 @@
-//! Guest kernels: fetched from Debian or imported, and the initramfs that boots them.
+//! Guest kernels: fetched from Debian, built from its source, or imported, and the initramfs that boots them.
 //!
 //! ```text
 //! .deb or files ──> bzImage ──> vmlinux (checked: ELF, x86-64, PVH entry)  ──> kernels/<id>/vmlinux
 //!              └──> *.ko ──> what a machine needs, in order of loading     ──> kernels/<id>/modules/
+//! linux-source ──confined make──> vmlinux with everything in it
 //! agent + modules ──> initramfs                       ──> kernels/<id>/initramfs-<agent>.cpio.lz4
 //! ```
 //!
@@ -10,6 +11,7 @@
 //! called by several processes at once. Nothing here boots anything: that a kernel works is found out by
 //! whoever boots it.
 
+mod build;
 mod bzimage;
 mod cpio;
 mod elf;
@@ -26,6 +28,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::build::{BuildRequest, KernelBuildError, build};
 pub use self::obtain::{ensure, fetch, import};
 pub use self::store::list;
 use crate::registry::debian::DebianError;
@@ -76,6 +79,15 @@ pub enum Source {
         package: String,
         /// The package's version.
         version: String,
+    },
+    /// Built from a source package of Debian.
+    Built {
+        /// The package's name.
+        package: String,
+        /// The package's version.
+        version: String,
+        /// The digest of the configuration.
+        configuration: String,
     },
     /// Files of the user.
     Imported {

@@ -10,6 +10,9 @@ pub trait Progress: Send + Sync {
     /// The current step has handled `done` bytes, of `total` where that is known.
     fn bytes(&self, done: u64, total: Option<u64>);
 
+    /// Where the current step is, in a few words that the next ones replace.
+    fn detail(&self, _text: &str) {}
+
     /// Something that the user should know and that is no error.
     fn note(&self, message: &str);
 }

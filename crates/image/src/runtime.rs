@@ -132,7 +132,7 @@ impl RuntimeLock {
 }
 
 /// Makes the folders, links and accounts that every root has.
-pub(crate) fn skeleton(root: &Path) -> Result<(), BuildError> {
+pub(crate) fn skeleton(root: &Path) -> Result<(), files::FilesError> {
     let folders = [
         "usr/bin",
         "usr/lib",

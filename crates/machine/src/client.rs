@@ -3,13 +3,14 @@
 use crate::{
     home::Home,
     jsonl::{Jsonl, JsonlError},
-    leash::{Order, Report},
+    leash::{Built, Order, Report},
     record::{Record, State},
     registry::{ClaimError, Registry},
     sock,
-    spec::Spec,
+    spec::{Origin, Spec},
     supervise::{self, Answer, Asked, FailureKind, Request},
     supervisor, sys,
+    template::{self, Step, Templates},
 };
 use casemate_link::handshake::{self, HandshakeError};
 use casemate_proto::control::Exit;
@@ -53,6 +54,9 @@ pub enum LaunchError {
         /// Where its logs are.
         logs: PathBuf,
     },
+    /// A machine became a template, or one that was to become a template did not.
+    #[error("machine was started for another purpose")]
+    Purpose,
     /// The machine or its server failed.
     #[error("{reason}")]
     Failed {
@@ -91,11 +95,67 @@ pub struct Leased {
 /// Plans a machine, starts its supervisor and waits until it is ready; `progress` hears of its phases.
 ///
 /// Cancelling ends the machine: its supervisor sees the connection end.
-pub async fn launch(
+pub async fn launch(home: &Home, spec: &Spec, progress: impl FnMut(State)) -> Result<Leased, LaunchError> {
+    match start(home, spec, progress).await? {
+        Started::Ready(leased) => Ok(*leased),
+        Started::Built(_) => Err(LaunchError::Purpose),
+    }
+}
+
+/// Starts a machine from the template of its server, which is built if there is none. A template that turns
+/// out to be of no use is removed, and the machine starts cold.
+pub async fn launch_from_template(
     home: &Home,
     spec: &Spec,
-    mut progress: impl FnMut(State),
+    mut progress: impl FnMut(Step),
 ) -> Result<Leased, LaunchError> {
+    let origin = template::obtain(home, spec, &mut progress).await?;
+    launch_from(home, spec, origin, progress).await
+}
+
+/// Starts a machine from a template that was obtained for its server.
+pub async fn launch_from(
+    home: &Home,
+    spec: &Spec,
+    origin: Origin,
+    mut progress: impl FnMut(Step),
+) -> Result<Leased, LaunchError> {
+    let spec = Spec { origin, ..spec.clone() };
+    let failed = match launch(home, &spec, |state| progress(Step::Phase(state))).await {
+        Err(LaunchError::Failed { reason, .. }) if matches!(spec.origin, Origin::Template { .. }) => reason,
+        launched => return launched,
+    };
+    let Origin::Template { key, .. } = &spec.origin else { return Err(LaunchError::Purpose) };
+    if let Ok(templates) = Templates::open(home)
+        && let Ok(Some(_lock)) = templates.try_lock(key)
+    {
+        // One that cannot be removed fails the next machine in the same way, which then starts cold too.
+        let _ = templates.discard(key);
+    }
+    let reason = format!("template {key} could not be restored: {failed}");
+    let spec = Spec { origin: Origin::Cold { reason }, ..spec };
+    launch(home, &spec, |state| progress(Step::Phase(state))).await
+}
+
+/// Makes a machine that becomes a template.
+pub(crate) async fn build(
+    home: &Home,
+    spec: &Spec,
+    progress: impl FnMut(State),
+) -> Result<Built, LaunchError> {
+    match start(home, spec, progress).await? {
+        Started::Built(built) => Ok(built),
+        Started::Ready(_) => Err(LaunchError::Purpose),
+    }
+}
+
+/// What a machine was started for.
+enum Started {
+    Ready(Box<Leased>),
+    Built(Built),
+}
+
+async fn start(home: &Home, spec: &Spec, mut progress: impl FnMut(State)) -> Result<Started, LaunchError> {
     let claim = Registry::new(home).claim(spec)?;
     let dir = home.machine(&claim.record.id);
     let (leash, theirs) = StdStream::pair().map_err(LaunchError::Spawn)?;
@@ -113,11 +173,15 @@ pub async fn launch(
             Ok(Some(Report::Ready { record })) => {
                 leased.record = *record;
                 progress(State::Ready);
-                return Ok(leased);
+                return Ok(Started::Ready(Box::new(leased)));
             }
             Ok(Some(Report::ServerExited { exit })) => leased.server_exit = Some(exit),
             // No client speaks with a machine that is not ready.
             Ok(Some(Report::ConversationBroken { .. })) => {}
+            Ok(Some(Report::Ended { built: Some(built), .. })) => {
+                leased.reap().await;
+                return Ok(Started::Built(built));
+            }
             Ok(Some(Report::Ended { reason, hint, did_not_boot, .. })) => {
                 let logs = leased.dir.join("logs");
                 leased.reap().await;

@@ -74,6 +74,9 @@ pub enum ControlError {
         /// The agent's.
         found: u32,
     },
+    /// The machine is suspended and could not go on.
+    #[error("cannot resume the machine: {0}")]
+    Resume(String),
     /// What follows `watch` or `exec` are no frames.
     #[error("agent sent no frames")]
     Frame(#[from] FrameError),

@@ -7,7 +7,7 @@ use crate::{
     backend::{BackendError, qemu},
     client::{LaunchError, launch},
     home::{Home, HomeError, write_atomically},
-    spec::{Accelerator, BackendKind, Isolation, Lifetime, Resources, Spec},
+    spec::{Accelerator, BackendKind, Isolation, Resources, Spec},
 };
 use serde::{Deserialize, Serialize};
 use std::{
@@ -205,18 +205,14 @@ async fn boot(
     deadline: Duration,
 ) -> Result<(), LaunchError> {
     let name = format!("doctor-{accelerator}-{}", std::process::id());
+    // Letters, digits and dashes.
+    let name = name.parse().map_err(|_| LaunchError::Spawn(io::ErrorKind::InvalidInput.into()))?;
     let spec = Spec {
-        // Letters, digits and dashes.
-        name: name.parse().map_err(|_| LaunchError::Spawn(io::ErrorKind::InvalidInput.into()))?,
         server: "doctor".to_owned(),
-        backend: BackendKind::Qemu,
         accelerator: Some(accelerator),
-        kernel: kernel.kernel.clone(),
-        initramfs: kernel.initramfs.clone(),
         resources: Resources { memory_mb: PROBE_MEMORY_MB, vcpus: 1 },
-        lifetime: Lifetime::Leased,
-        workload: None,
         deadline_ms: deadline.as_millis() as u64,
+        ..Spec::bare(name, BackendKind::Qemu, kernel.kernel.clone(), kernel.initramfs.clone())
     };
     launch(home, &spec, |_| {}).await?.stop().await;
     Ok(())

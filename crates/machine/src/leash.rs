@@ -5,6 +5,7 @@
 use crate::{
     record::{Record, State},
     spec::Spec,
+    template::Contents,
 };
 use casemate_proto::control::Exit;
 use serde::{Deserialize, Serialize};
@@ -55,5 +56,20 @@ pub enum Report {
         hint: Option<String>,
         /// The guest did not get up to its agent, though its VMM was started.
         did_not_boot: bool,
+        /// What became of the template that the machine was to become.
+        built: Option<Built>,
+    },
+}
+
+/// What a builder leaves.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Built {
+    /// A template, still to be published.
+    Made(Contents),
+    /// None, for a reason that will be the same next time.
+    Refused {
+        /// Why.
+        reason: String,
     },
 }

@@ -9,7 +9,9 @@
 //! A command plans a machine ([`registry`]), starts its supervisor ([`client`]) and talks to it over its
 //! socket ([`supervise`]). Nothing here prints, and nothing above [`backend`] asks which backend runs.
 
+pub mod admission;
 pub mod backend;
+pub mod cgroup;
 pub mod client;
 mod control;
 pub mod doctor;
@@ -25,10 +27,17 @@ pub mod spec;
 pub mod supervise;
 pub mod supervisor;
 mod sys;
+pub mod template;
 
-pub use client::{ConversationEnd, LaunchError, Leased, Session, SessionError, launch};
+pub use client::{
+    ConversationEnd, LaunchError, Leased, Session, SessionError, launch, launch_from, launch_from_template,
+};
 pub use home::{Home, HomeError};
 pub use record::{Record, State, Status};
 pub use registry::Registry;
-pub use spec::{Accelerator, BackendKind, Conversation, Isolation, Lifetime, Resources, Spec, Workload};
+pub use spec::{
+    Accelerator, BackendKind, Conversation, Isolation, Level, Lifetime, Origin, Resources, Restart, Spec,
+    Workload,
+};
 pub use sys::seal_descriptors;
+pub use template::{Step, Templates};

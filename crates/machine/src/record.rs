@@ -2,7 +2,7 @@
 
 use crate::{
     home::{Home, HomeError, write_atomically},
-    spec::{Accelerator, BackendKind, Conversation, Lifetime, Spec},
+    spec::{Accelerator, BackendKind, Conversation, Lifetime, Origin, Spec},
 };
 use casemate_proto::ids::{Cid, Name};
 use jiff::Timestamp;
@@ -108,11 +108,22 @@ pub struct Record {
     pub template: Option<String>,
     /// Why there was none.
     pub template_reason: Option<String>,
+    /// How many times it was started anew because it had failed.
+    #[serde(default)]
+    pub restarts: u32,
+    /// What it takes on disk while it is suspended.
+    #[serde(default)]
+    pub suspend_bytes: Option<u64>,
 }
 
 impl Record {
     /// A machine that is planned.
     pub(crate) fn planned(id: String, cid: Cid, spec: &Spec) -> Self {
+        let (start, template, template_reason) = match &spec.origin {
+            Origin::Cold { reason } => (Start::Cold, None, Some(reason.clone())),
+            Origin::Template { key, .. } => (Start::Restored, Some(key.clone()), None),
+            Origin::Builder { .. } => (Start::Cold, None, Some("it is to become a template".to_owned())),
+        };
         Self {
             id,
             name: spec.name.clone(),
@@ -131,10 +142,12 @@ impl Record {
             image: spec.workload.as_ref().map(|workload| workload.image.clone()),
             started_at: Timestamp::now(),
             ended_at: None,
-            start: Start::Cold,
+            start,
             start_ms: None,
-            template: None,
-            template_reason: Some("templates are not built yet".to_owned()),
+            template,
+            template_reason,
+            restarts: 0,
+            suspend_bytes: None,
         }
     }
 
@@ -179,6 +192,8 @@ impl Record {
             template: self.template.clone(),
             template_reason: self.template_reason.clone(),
             rss_mb: self.pid.filter(|_| alive).and_then(resident_mb),
+            restarts: self.restarts,
+            suspend_bytes: self.suspend_bytes.filter(|_| alive),
             log_dir: home.machine(&self.id).join("logs"),
         }
     }
@@ -208,6 +223,8 @@ pub struct Status {
     pub template_reason: Option<String>,
     /// Resident memory of the VMM, in MiB.
     pub rss_mb: Option<u64>,
+    pub restarts: u32,
+    pub suspend_bytes: Option<u64>,
     pub log_dir: PathBuf,
 }
 

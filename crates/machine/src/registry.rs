@@ -5,6 +5,8 @@
 //! machine is unlocked, and no process id that could have been used again decides anything.
 
 use crate::{
+    admission::{self, Demand, Refusal},
+    cgroup,
     home::{Home, HomeError, create_private_dir, open_lock},
     record::{Record, State},
     spec::Spec,
@@ -37,6 +39,9 @@ pub enum ClaimError {
         /// What it does.
         state: State,
     },
+    /// The host has not the memory for it.
+    #[error(transparent)]
+    NoMemory(#[from] Refusal),
     /// The home folder failed.
     #[error("cannot write down the machine")]
     Home(#[from] HomeError),
@@ -58,21 +63,31 @@ pub struct Claim {
 #[derive(Debug, Clone)]
 pub struct Registry {
     home: Home,
+    /// Memory for all machines, in MiB.
+    limit_mb: Option<u64>,
 }
 
 impl Registry {
     /// Opens the registry of a home folder.
     pub fn new(home: &Home) -> Self {
-        Self { home: home.clone() }
+        Self { home: home.clone(), limit_mb: None }
     }
 
-    /// Sweeps up after what was killed, then gives a new machine a name, a CID and a folder.
+    /// The same registry, which lets all machines together expect no more than this memory, in MiB, even
+    /// where the host has more.
+    pub fn limited_to(self, limit_mb: Option<u64>) -> Self {
+        Self { limit_mb, ..self }
+    }
+
+    /// Sweeps up after what was killed, then gives a new machine a name, a CID and a folder, if there is
+    /// memory for it.
     pub fn claim(&self, spec: &Spec) -> Result<Claim, ClaimError> {
         let _decision = self.home.lock_machines()?;
         let live: Vec<Record> = self.sweep_locked()?.into_iter().filter(|r| !r.state.is_final()).collect();
         if let Some(other) = live.iter().find(|record| record.name == spec.name) {
             return Err(ClaimError::NameTaken { name: spec.name.clone(), state: other.state });
         }
+        admission::admit(&Demand::of(spec), self.limit_mb, &live)?;
         let taken: BTreeSet<Cid> = live.iter().map(|record| record.cid).collect();
         let free = Cid::candidates().find(|cid| !taken.contains(cid));
         // There are four thousand million candidates and one process for each that is taken.
@@ -92,6 +107,18 @@ impl Registry {
                 Err(error.into())
             }
         }
+    }
+
+    /// Asks for memory for a suspended machine that is to run again.
+    ///
+    /// `mark` writes down that it is suspended no longer; it runs before anybody else is admitted, and only if
+    /// there is memory.
+    pub fn admit_resume<T>(&self, record: &Record, mark: impl FnOnce() -> T) -> Result<T, ClaimError> {
+        let _decision = self.home.lock_machines()?;
+        let mut live = self.sweep_locked()?;
+        live.retain(|other| !other.state.is_final() && other.id != record.id);
+        admission::admit(&Demand::of_record(record), self.limit_mb, &live)?;
+        Ok(mark())
     }
 
     /// All machines, live and ended, oldest first. Sweeps up after what was killed.
@@ -162,9 +189,13 @@ impl Registry {
     }
 }
 
-/// Removes from an ended machine's folder what does not stay.
+/// Removes an ended machine's control groups, and from its folder what does not stay.
 pub(crate) fn tidy_ended(dir: &std::path::Path) {
+    let groups_left = !cgroup::sweep(dir);
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        if groups_left && entry.file_name() == cgroup::NOTE {
+            continue;
+        }
         if KEPT.iter().any(|kept| entry.file_name() == *kept) {
             continue;
         }
@@ -195,21 +226,15 @@ fn random_id() -> std::io::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::{BackendKind, Lifetime, Resources};
+    use crate::{
+        admission::Bound,
+        spec::{BackendKind, Lifetime, Origin, Resources, Restart},
+    };
 
     fn spec(name: &str) -> Spec {
-        Spec {
-            name: name.parse().unwrap(),
-            server: name.to_owned(),
-            backend: BackendKind::Qemu,
-            accelerator: None,
-            kernel: PathBuf::new(),
-            initramfs: PathBuf::new(),
-            resources: Resources::default(),
-            lifetime: Lifetime::Detached,
-            workload: None,
-            deadline_ms: 0,
-        }
+        let nowhere = PathBuf::new;
+        let spec = Spec::bare(name.parse().unwrap(), BackendKind::Qemu, nowhere(), nowhere());
+        Spec { lifetime: Lifetime::Detached, ..spec }
     }
 
     fn registry() -> (tempfile::TempDir, Registry) {
@@ -272,5 +297,45 @@ mod tests {
         let listed = registry.list().unwrap();
         assert_eq!(listed.len(), KEEP_COUNT);
         assert_eq!(fs::read_dir(registry.home.machines()).unwrap().flatten().count(), KEEP_COUNT + 1);
+    }
+
+    #[test]
+    fn machines_start_as_far_as_the_memory_reaches_and_no_further() {
+        let (_dir, registry) = registry();
+        let each = Demand::of(&spec("m")).expected_bytes() >> 20;
+        let registry = registry.limited_to(Some(3 * each + each / 2));
+        let mut claims = Vec::new();
+        let refusal = loop {
+            match registry.claim(&spec(&format!("m{}", claims.len()))) {
+                Ok(claim) => claims.push(claim),
+                Err(ClaimError::NoMemory(refusal)) => break refusal,
+                Err(error) => panic!("{error}"),
+            }
+            assert!(claims.len() <= 3);
+        };
+        assert_eq!(claims.len(), 3);
+        assert_eq!((refusal.running, refusal.left >> 20, refusal.bound), (3, each / 2, Bound::Configured));
+        // What was refused has left nothing; what ends makes room.
+        assert_eq!(registry.list().unwrap().len(), 3);
+        drop(claims.pop());
+        registry.claim(&spec("again")).unwrap();
+    }
+
+    #[test]
+    fn a_suspended_machine_needs_nothing_until_it_resumes() {
+        let (_dir, registry) = registry();
+        let each = Demand::of(&spec("m")).expected_bytes() >> 20;
+        let registry = registry.limited_to(Some(each));
+        let mut first = registry.claim(&spec("first")).unwrap();
+        first.record.state = State::Suspended;
+        first.record.save(&registry.home).unwrap();
+        let second = registry.claim(&spec("second")).unwrap();
+        let refused = registry.admit_resume(&first.record, || panic!("marked without memory"));
+        assert!(matches!(refused, Err(ClaimError::NoMemory(_))));
+
+        drop(second);
+        let resumed = Record { state: State::Booted, ..first.record.clone() };
+        registry.admit_resume(&first.record, || resumed.save(&registry.home)).unwrap().unwrap();
+        assert!(matches!(registry.claim(&spec("third")), Err(ClaimError::NoMemory(_))));
     }
 }

@@ -131,6 +131,12 @@ pub enum Lifetime {
     Leased,
 }
 
+/// How much of the disk suspended machines may take unless something else is said, in bytes.
+pub const SUSPEND_DISK_BYTES: u64 = 10 << 30;
+
+/// How often a machine is asked for a sign of life unless something else is said, in milliseconds.
+pub const HEALTH_MS: u64 = 10_000;
+
 /// Who speaks MCP with the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -140,6 +146,56 @@ pub enum Conversation {
     /// One client that attaches to port 5252.
     Client,
 }
+
+/// How far a template has come when it is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// The server is started and waits for its first message.
+    Server,
+    /// The root is mounted; the server is not started.
+    Agent,
+}
+
+words!(Level { Server = "server", Agent = "agent" });
+
+/// Where a machine's memory comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// Its kernel boots.
+    Cold {
+        /// Why no template serves.
+        reason: String,
+    },
+    /// It is restored from a template.
+    Template {
+        /// The template's key.
+        key: String,
+        /// How far it had come.
+        level: Level,
+    },
+    /// Its kernel boots so that it becomes a template, and nothing else.
+    Builder {
+        /// The name of the builder's folder.
+        folder: String,
+        /// How far it is to come.
+        level: Level,
+    },
+}
+
+/// What is done about a machine that fails once it was ready.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Restart {
+    /// It stays as it ended.
+    #[default]
+    Never,
+    /// It is started anew, after a pause that grows, a limited number of times.
+    OnFailure,
+}
+
+words!(Restart { Never = "never", OnFailure = "on-failure" });
 
 /// A server, resolved to what runs inside a machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -158,6 +214,9 @@ pub struct Workload {
     pub transport: control::Transport,
     /// Bounds inside the machine.
     pub limits: control::Limits,
+    /// How its runtime is kept from repeating random numbers in clones; nothing where it cannot be, and
+    /// where the server therefore starts in each clone.
+    pub reseed: Option<control::Reseed>,
     /// Who speaks with it.
     pub conversation: Conversation,
     /// Whether writes to the root go to a device of their own, so that they can be compared from outside.
@@ -185,8 +244,41 @@ pub struct Spec {
     pub lifetime: Lifetime,
     /// What runs in it; nothing for a machine that only shows that it boots.
     pub workload: Option<Workload>,
+    /// Where its memory comes from.
+    pub origin: Origin,
+    /// After how long without a request it is suspended, in milliseconds.
+    pub idle_ms: Option<u64>,
+    /// How much of the disk all suspended machines of the home may take, in bytes.
+    pub suspend_disk_bytes: u64,
+    /// What is done when it fails.
+    pub restart: Restart,
+    /// How often it is asked for a sign of life, in milliseconds.
+    pub health_ms: u64,
     /// How long it may take to be ready, in milliseconds.
     pub deadline_ms: u64,
+}
+
+impl Spec {
+    /// A machine that only boots, leased, with the default size.
+    pub fn bare(name: Name, backend: BackendKind, kernel: PathBuf, initramfs: PathBuf) -> Self {
+        Self {
+            server: name.to_string(),
+            name,
+            backend,
+            accelerator: None,
+            kernel,
+            initramfs,
+            resources: Resources::default(),
+            lifetime: Lifetime::Leased,
+            workload: None,
+            origin: Origin::Cold { reason: "nothing runs in it".to_owned() },
+            idle_ms: None,
+            suspend_disk_bytes: SUSPEND_DISK_BYTES,
+            restart: Restart::Never,
+            health_ms: HEALTH_MS,
+            deadline_ms: 60_000,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -67,8 +67,18 @@ pub enum Request {
     Exec(Exec),
     /// Lists what exists inside the machine. Answered with [`Inventory`].
     Inventory,
-    /// Follows the server: its stderr and its [`Event`]s as frames, from the beginning.
+    /// Follows the server: its stderr and its [`Event`]s as frames, from the beginning; in a machine that was
+    /// resumed, from where the last follower had come to.
     Watch,
+    /// Waits until the server rests, then freezes it, so that the machine can become a template. Answered
+    /// with [`Settled`].
+    Settle,
+    /// First in a machine that was restored from a template: fresh randomness, the clock and a name, before
+    /// a frozen server goes on.
+    Adopt(Adopt),
+    /// Lets go of the conversation's stream without ending the server, so that the machine can be suspended:
+    /// the next client of the conversation continues it.
+    Park,
     /// Ends the server, then the machine. Answered before the power goes.
     Shutdown {
         /// How long the server may take to end by itself.
@@ -117,6 +127,56 @@ pub struct Configure {
     /// Fresh randomness for the guest's kernel, 32 bytes in hexadecimal; absent where they share a kernel.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub entropy: Option<String>,
+    /// How the server's runtime is made to draw new random numbers in a clone; absent where the machine is no
+    /// template's, or is one that holds no server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reseed: Option<Reseed>,
+}
+
+/// How a runtime is made to forget, in a clone, the random numbers that it had drawn ahead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reseed {
+    /// The program asks the kernel for each random number, which is reseeded anyway.
+    Kernel,
+    /// Node.js: a preloaded library and a script that it requires.
+    Node,
+    /// Python: a preloaded library and a `sitecustomize` module.
+    Python,
+}
+
+/// Parameters of `adopt`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Adopt {
+    /// The machine's host name.
+    pub hostname: String,
+    /// The time of day, in nanoseconds since 1970.
+    pub clock_unix_ns: u64,
+    /// Fresh randomness for the guest's kernel, 32 bytes in hexadecimal.
+    pub entropy: String,
+    /// The server's runtime is to forget what it drew: in a clone, not in a machine that is merely resumed.
+    pub reseed: bool,
+}
+
+/// Answer to `settle`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settled {
+    /// Processor time that the server has used so far, in milliseconds.
+    pub cpu_ms: u64,
+    /// What clones of it would do.
+    pub clones: Clones,
+}
+
+/// Whether clones of a server that runs would draw the same random numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Clones {
+    /// Each draws its own.
+    Differ,
+    /// They may repeat each other's: a process has not loaded what [`Configure::reseed`] names.
+    Repeat,
+    /// They share numbers that the server drew while it started.
+    Share,
 }
 
 /// Where a machine's root file system comes from.

@@ -1,6 +1,6 @@
 //! `casemate call`.
 
-use super::options::{LaterOptions, MachineOptions, ServerOptions};
+use super::options::{LaterOptions, MachineOptions, ServerOptions, StartOptions};
 use crate::{
     context::Context,
     engine::{
@@ -47,6 +47,8 @@ pub struct Call {
     #[command(flatten)]
     machine: MachineOptions,
     #[command(flatten)]
+    start: StartOptions,
+    #[command(flatten)]
     later: LaterOptions,
 }
 
@@ -86,7 +88,7 @@ pub async fn run(args: Call, context: &Context) -> Result<Outcome, Error> {
     let arguments = object(&args.arguments)?;
     let params = to_raw_value(&Params { name: &args.tool, arguments })
         .map_err(|error| Error::usage("the tool's arguments cannot be sent").because(error))?;
-    let wish = Wish { machine: &args.machine, server: &args.server, keep: args.keep };
+    let wish = Wish { machine: &args.machine, server: &args.server, start: &args.start, keep: args.keep };
     let mut asking = Asking::open(context, &args.name, wish).await?;
     let answer = asking.ask("tools/call", Some(params), Duration::from_secs(args.timeout)).await;
     asking.close(context).await;

@@ -47,7 +47,7 @@ pub async fn run(args: Launch, context: &Context) -> Result<Outcome, Error> {
     let settings =
         settings::merge(&args.machine, &context.environment, target.server, &configuration.defaults)?;
     machines::refuse_taken(context, &args.name)?;
-    let plan = engine::plan(context, &configuration, &target, &settings).await?;
+    let plan = engine::plan(context, &configuration, &target, &settings).await?.starting(&args.start);
     let leased = machines::launch(context, &plan, &args.name, Lifetime::Detached, Conversation::Held).await?;
     let record = machines::let_go(context, leased);
     if args.json {

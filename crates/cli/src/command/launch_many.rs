@@ -61,7 +61,8 @@ pub async fn run(args: LaunchMany, context: &Rc<Context>) -> Result<Outcome, Err
     let target = engine::resolve(context, &configuration, &name, &args.server_options, unknown)?;
     let settings =
         settings::merge(&args.machine, &context.environment, target.server, &configuration.defaults)?;
-    let plan = Rc::new(engine::plan(context, &configuration, &target, &settings).await?);
+    let plan = engine::plan(context, &configuration, &target, &settings).await?.starting(&args.start);
+    let plan = Rc::new(plan);
     let names = free_names(context, &name, args.count)?;
 
     let (mut started, mut failed) = (Vec::new(), Vec::new());

@@ -1,9 +1,11 @@
 //! Options that several commands share.
 
 use crate::{
-    engine::{BackendKind, Isolation},
+    engine::{BackendKind, Isolation, Restart},
     error::Error,
 };
+use std::time::Duration;
+
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
 /// The least and the most memory of a machine, in MiB.
@@ -51,13 +53,39 @@ pub struct ServerOptions {
     pub env: Vec<(String, String)>,
 }
 
-/// Options of the start of a machine.
+/// Options of the start of a machine, and of what becomes of it.
 #[derive(Debug, Clone, Default, PartialEq, clap::Args)]
 #[command(next_help_heading = "Machine")]
 pub struct StartOptions {
-    /// Neither start from a template nor make one; so far every start is like that
+    /// Neither start from a template nor make one
     #[arg(long)]
     pub cold: bool,
+    /// Suspend the machine after so long without a request, such as 90s or 10m; the next request resumes it
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub idle: Option<Duration>,
+    /// What is done when the machine fails: never (nothing), or on-failure (start it anew, 5 times in a row)
+    #[arg(long, value_name = "POLICY", value_parser = restart_parser())]
+    pub restart: Option<Restart>,
+}
+
+/// Why a text is no length of time.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("write a number and ms, s, m or h, from 100ms to 168h, such as 90s")]
+pub struct InvalidDuration;
+
+/// Reads `90s`, `10m`.
+pub fn duration(text: &str) -> Result<Duration, InvalidDuration> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let number: u64 = text[..digits].parse().map_err(|_| InvalidDuration)?;
+    let unit_ms = match &text[digits..] {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60 * 1000,
+        "h" => 3600 * 1000,
+        _ => return Err(InvalidDuration),
+    };
+    let ms = number.checked_mul(unit_ms).filter(|ms| (100..=168 * 3600 * 1000).contains(ms));
+    ms.map(Duration::from_millis).ok_or(InvalidDuration)
 }
 
 /// Options of later versions: understood, and refused.
@@ -78,12 +106,6 @@ pub struct LaterOptions {
     /// Forward a port inside the machine to a host (not built yet)
     #[arg(long, value_name = "GUESTPORT=HOST:PORT", hide = true)]
     pub forward: Vec<String>,
-    /// Suspend the machine when it is idle (not built yet)
-    #[arg(long, value_name = "DURATION", hide = true)]
-    pub idle: Option<String>,
-    /// Restart the machine when it fails (not built yet)
-    #[arg(long, value_name = "POLICY", hide = true)]
-    pub restart: Option<String>,
     /// Start from this template (not built yet)
     #[arg(long, value_name = "KEY", hide = true)]
     pub template: Option<String>,
@@ -106,9 +128,7 @@ impl LaterOptions {
                 "the server would not reach the host: machines have no network",
                 !self.forward.is_empty(),
             ),
-            ("--idle", "the machine would stay in memory", self.idle.is_some()),
-            ("--restart", "the machine would stay down when it fails", self.restart.is_some()),
-            ("--template", "every start is a cold start", self.template.is_some()),
+            ("--template", "the machine starts from its server's own", self.template.is_some()),
         ];
         match given.iter().find(|(_, _, given)| *given) {
             None => Ok(()),
@@ -123,6 +143,11 @@ impl LaterOptions {
 fn isolation_parser() -> impl TypedValueParser<Value = Isolation> {
     PossibleValuesParser::new(Isolation::ALL.iter().map(|level| level.as_str()))
         .try_map(|word| word.parse::<Isolation>())
+}
+
+fn restart_parser() -> impl TypedValueParser<Value = Restart> {
+    PossibleValuesParser::new(Restart::ALL.iter().map(|policy| policy.as_str()))
+        .try_map(|word| word.parse::<Restart>())
 }
 
 fn backend_parser() -> impl TypedValueParser<Value = BackendKind> {
@@ -175,6 +200,15 @@ mod tests {
         assert!(matches!(variable("1A=x"), Err(InvalidVariable::Name(_))));
         assert!(matches!(variable("=x"), Err(InvalidVariable::Name(_))));
         assert!(matches!(variable("A=\0"), Err(InvalidVariable::Zero(_))));
+    }
+
+    #[test]
+    fn times_have_a_unit_and_bounds() {
+        assert_eq!(duration("90s"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("10m"), Ok(Duration::from_secs(600)));
+        for wrong in ["", "s", "10", "-1s", "1.5s", "99ms", "169h", "10 s", "99999999999999999999s", "1ß"] {
+            assert_eq!(duration(wrong), Err(InvalidDuration), "{wrong}");
+        }
     }
 
     #[test]

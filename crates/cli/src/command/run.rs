@@ -1,6 +1,6 @@
 //! `casemate run`.
 
-use super::options::{LaterOptions, MachineOptions, ServerOptions};
+use super::options::{LaterOptions, MachineOptions, ServerOptions, StartOptions};
 use crate::{
     config::settings,
     context::Context,
@@ -50,6 +50,8 @@ pub struct Run {
     #[command(flatten)]
     machine: MachineOptions,
     #[command(flatten)]
+    start: StartOptions,
+    #[command(flatten)]
     later: LaterOptions,
 }
 
@@ -74,7 +76,7 @@ pub async fn run(args: Run, context: &Context) -> Result<Outcome, Error> {
     };
     let settings =
         settings::merge(&args.machine, &context.environment, target.server, &configuration.defaults)?;
-    let plan = engine::plan(context, &configuration, &target, &settings).await?;
+    let plan = engine::plan(context, &configuration, &target, &settings).await?.starting(&args.start);
     let mut leased = asking::lease_for_client(context, &plan, &target.name).await?;
     let conversed = converse(&leased).await;
     let end = match conversed {

@@ -1,6 +1,6 @@
 //! `casemate test`.
 
-use super::options::{LaterOptions, MachineOptions, ServerOptions};
+use super::options::{LaterOptions, MachineOptions, ServerOptions, StartOptions};
 use crate::{
     config::settings,
     context::Context,
@@ -98,7 +98,8 @@ pub async fn run(args: Test, context: &Context) -> Result<Outcome, Error> {
     let probe = engine::ad_hoc("test", &["builtin:probe".to_owned()], &ServerOptions::default())?;
     let settings = settings::merge(&args.machine, &context.environment, None, &configuration.defaults)?;
     // Image and kernel are made ready before any clock starts.
-    let plan = engine::plan(context, &configuration, &probe, &settings).await?;
+    let start = StartOptions { cold: true, ..StartOptions::default() };
+    let plan = engine::plan(context, &configuration, &probe, &settings).await?.starting(&start);
 
     let steps = Steps::new(context.screen);
     steps.step("starting a machine with the probe server");

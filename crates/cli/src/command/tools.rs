@@ -1,6 +1,6 @@
 //! `casemate tools`.
 
-use super::options::{LaterOptions, MachineOptions, ServerOptions};
+use super::options::{LaterOptions, MachineOptions, ServerOptions, StartOptions};
 use crate::{
     context::Context,
     engine::{
@@ -44,6 +44,8 @@ pub struct Tools {
     #[command(flatten)]
     machine: MachineOptions,
     #[command(flatten)]
+    start: StartOptions,
+    #[command(flatten)]
     later: LaterOptions,
 }
 
@@ -72,7 +74,7 @@ struct After {
 /// Lists all pages of tools.
 pub async fn run(args: Tools, context: &Context) -> Result<Outcome, Error> {
     args.later.refuse()?;
-    let wish = Wish { machine: &args.machine, server: &args.server, keep: args.keep };
+    let wish = Wish { machine: &args.machine, server: &args.server, start: &args.start, keep: args.keep };
     let mut asking = Asking::open(context, &args.name, wish).await?;
     let listed = list(&mut asking, &args).await;
     asking.close(context).await;

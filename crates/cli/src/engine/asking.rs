@@ -5,7 +5,7 @@ use super::{
     session_error,
 };
 use crate::{
-    command::options::{MachineOptions, ServerOptions},
+    command::options::{MachineOptions, ServerOptions, StartOptions},
     config::settings,
     context::Context,
     error::Error,
@@ -21,6 +21,8 @@ pub struct Wish<'a> {
     pub machine: &'a MachineOptions,
     /// What it runs.
     pub server: &'a ServerOptions,
+    /// How it is started.
+    pub start: &'a StartOptions,
     /// A machine that is started stays.
     pub keep: bool,
 }
@@ -72,7 +74,7 @@ impl Asking {
         if wish.keep {
             machines::refuse_taken(context, &name)?;
         }
-        let plan = plan(context, &configuration, &target, &settings).await?;
+        let plan = plan(context, &configuration, &target, &settings).await?.starting(wish.start);
         machines::launch(context, &plan, &name, lifetime, Conversation::Held).await
     }
 

@@ -85,6 +85,10 @@ pub fn launch_error(name: &str, error: LaunchError) -> Error {
         LaunchError::Claim(ClaimError::NameTaken { .. }) => {
             Error::configuration(error.to_string()).hint(format!("casemate stop {name}, or use another name"))
         }
+        LaunchError::Claim(ClaimError::NoMemory(refusal)) => {
+            let hint = refusal.remedy();
+            Error::unavailable(format!("cannot start machine {name}")).because(refusal).hint(hint)
+        }
         LaunchError::Claim(ClaimError::Home(error)) => error.into(),
         LaunchError::Failed { reason, hint, logs, .. } => {
             let hint =

@@ -8,9 +8,22 @@ use crate::{
     error::Error,
     render::progress::Steps,
 };
-use casemate_image::kernel::{self, Kernel, KernelError, Record, Source};
+use casemate_image::kernel::{self, BuildRequest, Kernel, KernelBuildError, KernelError, Record, Source};
 use casemate_machine::doctor::GuestKernel;
-use std::path::{Path, PathBuf};
+use std::{
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
+    time::Duration,
+};
+
+/// How long a build that was interrupted may take to remove its files; what is left is removed by a later
+/// command.
+const BUILD_CLEANUP: Duration = Duration::from_secs(20);
 
 /// The kernel that machines boot; fetched if there is none.
 pub async fn guest(context: &Context, configuration: &Configuration) -> Result<GuestKernel, Error> {
@@ -38,6 +51,75 @@ pub async fn import(context: &Context, image: PathBuf, modules: Option<PathBuf>)
     .await
 }
 
+/// Builds a kernel of casemate's own, or finds it built. Dropped, it ends the build.
+pub async fn build(
+    context: &Context,
+    registries: &Registries,
+    jobs: Option<NonZeroUsize>,
+) -> Result<Kernel, Error> {
+    let (home, steps) = (context.home.path().to_owned(), Steps::new(context.screen));
+    let registries = registries.clone();
+    let jobs = jobs.or_else(|| std::thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN);
+    let (building, stop, at_end) = Building::new();
+    let built = blocking(move || {
+        let result =
+            kernel::build(&home, &registries, &BuildRequest { jobs, stop: &stop }, embedded::AGENT, &steps);
+        drop(steps);
+        drop(at_end);
+        result
+    });
+    let result = built.await;
+    drop(building);
+    result?.map_err(build_error)
+}
+
+/// A build on its way. Dropped, it tells it to stop and waits until its files are gone.
+struct Building {
+    stop: Arc<AtomicBool>,
+    ended: mpsc::Receiver<()>,
+}
+
+impl Building {
+    /// With the flag that it sets, and what the work drops at its end.
+    fn new() -> (Self, Arc<AtomicBool>, mpsc::Sender<()>) {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (at_end, ended) = mpsc::channel();
+        (Self { stop: stop.clone(), ended }, stop, at_end)
+    }
+}
+
+impl Drop for Building {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        // Nothing is ever sent: the other end goes, or time is up.
+        let _ = self.ended.recv_timeout(BUILD_CLEANUP);
+    }
+}
+
+fn build_error(error: KernelBuildError) -> Error {
+    let error = match error {
+        KernelBuildError::Kernel(error) => return error.into(),
+        KernelBuildError::Home(error) => return error.into(),
+        other => other,
+    };
+    let log = error.log().map(Path::to_owned);
+    let failed = match &error {
+        KernelBuildError::Debian(_) => {
+            "check the network; machines boot the kernel of `casemate kernel fetch`"
+        }
+        KernelBuildError::Confine { .. } => "run as root, or allow unprivileged user namespaces",
+        KernelBuildError::Io { .. } | KernelBuildError::Files(_) | KernelBuildError::Unpack(_) => {
+            "make room: a build needs 2 GB in CASEMATE_HOME"
+        }
+        _ => "`casemate kernel fetch` takes one that is built already",
+    };
+    let error = Error::unavailable("no kernel was built").because(error).hint(failed);
+    match log {
+        Some(log) => error.log(&log),
+        None => error,
+    }
+}
+
 /// The kernels that are there, the one that machines boot first.
 pub fn list(context: &Context) -> Result<Vec<Record>, Error> {
     Ok(kernel::list(context.home.path())?)
@@ -47,6 +129,7 @@ pub fn list(context: &Context) -> Result<Vec<Record>, Error> {
 pub fn origin(source: &Source) -> String {
     match source {
         Source::Debian { package, version } => format!("{package} {version}"),
+        Source::Built { package, version, .. } => format!("built from {package} {version}"),
         Source::Imported { image } => image.display().to_string(),
     }
 }

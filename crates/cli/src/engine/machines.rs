@@ -3,7 +3,7 @@
 use super::{Conversation, Leased, Lifetime, Plan, Record, Session, State, launch_error, session_error};
 use crate::{command::options::MachineOptions, context::Context, error::Error, render::progress::Steps};
 use casemate_image::progress::Progress;
-use casemate_machine::{LaunchError, Registry, client, registry::ClaimError};
+use casemate_machine::{LaunchError, Origin, Registry, Step, client, registry::ClaimError};
 use casemate_proto::ids::Name;
 use std::{
     hash::{BuildHasher, Hasher, RandomState},
@@ -28,12 +28,35 @@ pub async fn launch(
 ) -> Result<Leased, Error> {
     let steps = Steps::new(context.screen);
     steps.step(&format!("starting {name}"));
-    let launched = launch_quietly(context, plan, name, lifetime, conversation, |state| {
-        if context.screen.live && !state.is_final() {
-            steps.step(&format!("starting {name}: {}", state.as_str()));
+    let launched = launch_quietly(context, plan, name, lifetime, conversation, |step| {
+        if context.screen.live {
+            steps.step(&describe(name, step));
         }
     });
-    launched.await.map_err(|error| launch_error(name.as_str(), error))
+    let leased = launched.await.map_err(|error| launch_error(name.as_str(), error))?;
+    warn_of_lost_template(context, leased.record());
+    Ok(leased)
+}
+
+/// What is being done for a machine, in words.
+pub fn describe(name: &Name, step: Step) -> String {
+    match step {
+        Step::AwaitingTemplate => format!("starting {name}: waiting for its template"),
+        Step::BuildingTemplate(state) => {
+            format!("starting {name}: making a template of its server, once ({})", state.as_str())
+        }
+        Step::Phase(state) => format!("starting {name}: {}", state.as_str()),
+    }
+}
+
+/// Says that a template was of no use: the start took longer than it should.
+fn warn_of_lost_template(context: &Context, record: &Record) {
+    if let Some(reason) =
+        record.template_reason.as_deref().filter(|reason| reason.contains("could not be restored"))
+    {
+        let first = reason.lines().next().unwrap_or_default();
+        context.screen.warn(&format!("{} was started cold: {first}", record.name));
+    }
 }
 
 /// Refuses a name that a live machine has, before images and kernels are fetched for it.
@@ -47,6 +70,23 @@ pub fn refuse_taken(context: &Context, name: &Name) -> Result<(), Error> {
     }
 }
 
+/// The template that a plan's machines are restored from, or why there is none.
+pub async fn origin(
+    context: &Context,
+    plan: &Plan,
+    name: &Name,
+    conversation: Conversation,
+    progress: impl FnMut(Step),
+) -> Result<Origin, LaunchError> {
+    match plan.cold() {
+        Some(cold) => Ok(cold),
+        None => {
+            let spec = plan.spec(name, Lifetime::Leased, conversation);
+            casemate_machine::template::obtain(&context.home, &spec, progress).await
+        }
+    }
+}
+
 /// Starts a machine; `progress` hears of its phases.
 pub async fn launch_quietly(
     context: &Context,
@@ -54,11 +94,25 @@ pub async fn launch_quietly(
     name: &Name,
     lifetime: Lifetime,
     conversation: Conversation,
-    progress: impl FnMut(State),
+    mut progress: impl FnMut(Step),
+) -> Result<Leased, LaunchError> {
+    let origin = origin(context, plan, name, conversation, &mut progress).await?;
+    launch_from(context, plan, name, lifetime, conversation, origin, progress).await
+}
+
+/// Starts a machine from what was found for it.
+pub async fn launch_from(
+    context: &Context,
+    plan: &Plan,
+    name: &Name,
+    lifetime: Lifetime,
+    conversation: Conversation,
+    origin: Origin,
+    progress: impl FnMut(Step),
 ) -> Result<Leased, LaunchError> {
     context.leases.borrow_mut().insert(name.clone());
     let spec = plan.spec(name, lifetime, conversation);
-    let launched = casemate_machine::launch(&context.home, &spec, progress).await;
+    let launched = casemate_machine::launch_from(&context.home, &spec, origin, progress).await;
     if launched.is_err() {
         context.leases.borrow_mut().remove(name);
     }
@@ -114,7 +168,7 @@ pub async fn answering(
     loop {
         let candidates = named(list(context)?, name).into_iter().filter(|record| answers(record, wish));
         let candidates: Vec<Record> = candidates.collect();
-        let ready = candidates.iter().find(|record| record.state == State::Ready);
+        let ready = candidates.iter().find(|record| matches!(record.state, State::Ready | State::Suspended));
         if ready.is_some() || candidates.is_empty() || Instant::now() > until {
             return Ok(ready.cloned());
         }

@@ -1,15 +1,19 @@
 //! From a target and its settings to what a supervisor is told. A wall is chosen here, and refused rather
 //! than weakened.
 
-use super::{BackendKind, Conversation, Lifetime, Target, images, kernels};
+use super::{BackendKind, Conversation, Lifetime, Source, Target, images, kernels};
 use crate::{
+    command::options::StartOptions,
     config::{Configuration, settings::Settings},
     context::Context,
     error::Error,
 };
-use casemate_image::store::Image;
-use casemate_machine::{Resources, Spec, Workload, doctor, doctor::GuestKernel};
-use casemate_proto::{control, ids::Name};
+use casemate_image::store::{Image, Runtime};
+use casemate_machine::{Origin, Resources, Spec, Workload, doctor, doctor::GuestKernel, spec};
+use casemate_proto::{
+    control::{self, Reseed},
+    ids::Name,
+};
 use std::time::Duration;
 
 /// How long a machine may take to be ready: a Node server on a busy host without KVM needs a third of it.
@@ -24,6 +28,7 @@ pub struct Plan {
     kernel: GuestKernel,
     resources: Resources,
     workload: Workload,
+    start: StartOptions,
 }
 
 /// Chooses the wall, and gets image and kernel.
@@ -48,10 +53,21 @@ pub async fn plan(
         kernel,
         resources: Resources { memory_mb: settings.memory_mb, vcpus: settings.vcpus },
         workload: workload(image, target),
+        start: StartOptions::default(),
     })
 }
 
 impl Plan {
+    /// The same, started as this command line says.
+    pub fn starting(self, start: &StartOptions) -> Self {
+        Self { start: start.clone(), ..self }
+    }
+
+    /// Why no template is used, where the user does not want one.
+    pub fn cold(&self) -> Option<Origin> {
+        self.start.cold.then(|| Origin::Cold { reason: "a cold start was asked for".to_owned() })
+    }
+
     /// What the supervisor of one machine is told.
     pub fn spec(&self, name: &Name, lifetime: Lifetime, conversation: Conversation) -> Spec {
         Spec {
@@ -64,12 +80,26 @@ impl Plan {
             resources: self.resources,
             lifetime,
             workload: Some(Workload { conversation, ..self.workload.clone() }),
+            // Replaced by whoever knows of a template.
+            origin: Origin::Cold { reason: "no template was looked for".to_owned() },
+            idle_ms: self.start.idle.map(|idle| idle.as_millis() as u64),
+            suspend_disk_bytes: spec::SUSPEND_DISK_BYTES,
+            restart: self.start.restart.unwrap_or_default(),
+            health_ms: spec::HEALTH_MS,
             deadline_ms: READY_TIMEOUT.as_millis() as u64,
         }
     }
 }
 
 fn workload(image: Image, target: &Target<'_>) -> Workload {
+    let reseed = match (image.meta.runtime, &target.source) {
+        (Runtime::Node, _) => Some(Reseed::Node),
+        (Runtime::Python, _) => Some(Reseed::Python),
+        // The probe server keeps no random numbers in store.
+        (Runtime::Static, Source::Builtin) => Some(Reseed::Kernel),
+        // What another program does with its random numbers is not known.
+        (Runtime::Static | Runtime::Native, _) => None,
+    };
     let mut env = image.meta.env;
     env.extend(target.env.clone());
     Workload {
@@ -80,6 +110,7 @@ fn workload(image: Image, target: &Target<'_>) -> Workload {
         cwd: image.meta.cwd,
         transport: control::Transport::Stdio,
         limits: control::Limits::default(),
+        reseed,
         conversation: Conversation::Held,
         overlay: false,
     }

@@ -4,24 +4,32 @@ use super::Screen;
 use crate::engine::Progress;
 use console::Style;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use std::{sync::Mutex, time::Duration};
+use std::{
+    sync::{Mutex, MutexGuard},
+    time::Duration,
+};
 
 /// Shows the steps of one piece of work.
 #[derive(Debug)]
 pub struct Steps {
     screen: Screen,
     bar: Mutex<Option<ProgressBar>>,
+    step: Mutex<String>,
 }
 
 impl Steps {
     /// Shows nothing yet.
     pub fn new(screen: Screen) -> Self {
-        Self { screen, bar: Mutex::new(None) }
+        Self { screen, bar: Mutex::new(None), step: Mutex::default() }
     }
 
     fn with_bar(&self, act: impl FnOnce(&mut Option<ProgressBar>)) {
         // A panic while drawing leaves a bar that can still be drawn.
         act(&mut self.bar.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
+    }
+
+    fn current(&self) -> MutexGuard<'_, String> {
+        self.step.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// Removes what is drawn over.
@@ -50,6 +58,16 @@ impl Progress for Steps {
             // Work that is over at once should not flicker, and work without bytes should not look dead.
             fresh.enable_steady_tick(Duration::from_millis(120));
             *bar = Some(fresh);
+        });
+        what.clone_into(&mut self.current());
+    }
+
+    fn detail(&self, text: &str) {
+        let message = format!("{}: {text}", self.current());
+        self.with_bar(|bar| {
+            if let Some(bar) = bar {
+                bar.set_message(message);
+            }
         });
     }
 

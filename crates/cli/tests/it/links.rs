@@ -3,9 +3,9 @@
 //! Each kind boots one guest, whose server gives back every byte, and keeps it for the whole list: what one
 //! client did must not show to the next.
 
-mod boot;
-mod control;
-mod guest;
+pub mod boot;
+pub mod control;
+pub mod guest;
 
 use casemate_link::{ConnectError, Stream};
 use casemate_proto::{control::Request, limits::MCP_MESSAGE_BYTES, mux::ResetCode, port};

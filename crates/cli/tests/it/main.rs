@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod bad_input;
+mod clones;
 mod commands;
 mod config;
 mod descriptors;

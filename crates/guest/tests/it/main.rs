@@ -8,4 +8,5 @@ mod conversation;
 mod exec;
 mod hardening;
 mod hostile;
+mod reseed;
 mod support;

@@ -187,6 +187,7 @@ pub fn configuration(command: &[&str]) -> Configure {
         limits: Limits { processes: 10_000, ..Limits::default() },
         clock_unix_ns: None,
         entropy: None,
+        reseed: None,
     }
 }
 

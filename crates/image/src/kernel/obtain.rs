@@ -157,6 +157,11 @@ fn read_kernel(image: &Path) -> Result<(String, Vec<u8>), ImageError> {
     if bzimage::is_bzimage(&bytes) {
         bytes = bzimage::vmlinux(&bytes)?;
     }
+    parse_kernel(bytes)
+}
+
+/// The version of the ELF file `bytes` and the part of it that boots.
+pub(super) fn parse_kernel(bytes: Vec<u8>) -> Result<(String, Vec<u8>), ImageError> {
     let kernel = Vmlinux::parse(&bytes)?;
     Ok((kernel.version().ok_or(ImageError::NoVersion)?, kernel.boot_part()))
 }

@@ -1,11 +1,13 @@
 //! The seam beneath which walls differ. Above it nobody asks which backend runs.
 
+mod memory;
 pub mod qemu;
 
-use crate::{home::Home, record::Record, spec::Spec};
+use crate::{home::Home, record::Record, spec::Spec, template};
 use casemate_link::Connector;
+pub(crate) use memory::GuestMemory;
 use serde::Serialize;
-use std::{future::Future, io, path::PathBuf, pin::Pin, process::ExitStatus};
+use std::{fs::File, future::Future, io, path::PathBuf, pin::Pin, process::ExitStatus};
 
 /// What a machine of a backend can do; differences are data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -115,6 +117,10 @@ pub trait Instance {
     fn pause(&mut self) -> Boxed<'_, Result<(), BackendError>>;
     /// Lets its processors go on.
     fn resume(&mut self) -> Boxed<'_, Result<(), BackendError>>;
+    /// Stops its processors for good and returns the state of its devices.
+    fn save(&mut self) -> Boxed<'_, Result<Vec<u8>, BackendError>>;
+    /// Its memory.
+    fn memory(&self) -> &GuestMemory;
     /// Cuts the link: every stream ends, none can be opened. The machine goes on.
     fn cut_link(&mut self);
     /// Ends it at once and reaps it.
@@ -132,10 +138,36 @@ pub struct Hosting {
     pub record: Record,
 }
 
+/// What an instance begins with.
+#[derive(Debug)]
+pub(crate) enum Beginning {
+    /// Nothing: its kernel boots.
+    Boot,
+    /// A template.
+    Template(template::Opened),
+    /// What it was when it was suspended.
+    Suspended(Suspended),
+}
+
+/// A machine without a VMM.
+#[derive(Debug)]
+pub(crate) struct Suspended {
+    /// The template's memory, where it was restored from one.
+    pub(crate) base: Option<File>,
+    /// The pages that are not as there: for each its index (8 bytes, little-endian) and its bytes.
+    pub(crate) pages: File,
+    /// The state of its devices.
+    pub(crate) state: Vec<u8>,
+}
+
 /// Starts an instance; on failure nothing is left of it.
-pub async fn start(spec: &Spec, hosting: &Hosting) -> Result<Box<dyn Instance>, BackendError> {
+pub(crate) async fn start(
+    spec: &Spec,
+    hosting: &Hosting,
+    beginning: Beginning,
+) -> Result<Box<dyn Instance>, BackendError> {
     match spec.backend {
-        crate::spec::BackendKind::Qemu => Ok(Box::new(qemu::start(spec, hosting).await?)),
+        crate::spec::BackendKind::Qemu => Ok(Box::new(qemu::start(spec, hosting, beginning).await?)),
         other => Err(BackendError::NotBuilt(other.as_str())),
     }
 }

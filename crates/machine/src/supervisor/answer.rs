@@ -15,16 +15,17 @@ use casemate_proto::{
     limits::CONTROL_TIMEOUT,
 };
 use serde_json::value::RawValue;
-use std::time::Duration;
+use std::{rc::Rc, time::Duration};
 use tokio::{net::UnixStream, sync::oneshot, time::Instant};
 
 /// How long the server may take to answer a ping.
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Answers one request after the other until the asker goes.
-pub(super) async fn serve(client: UnixStream, shared: &Shared) {
+pub(super) async fn serve(client: UnixStream, shared: &Rc<Shared>) {
     let mut client = Jsonl::new(client, MESSAGE_BYTES);
     while let Ok(Some(asked)) = client.receive::<Asked>().await {
+        let _in_use = shared.in_use();
         let answer = tokio::select! {
             answer = answer(asked, shared) => answer,
             // Dropping a request of the conversation cancels it at the server. A client that only says no
@@ -50,7 +51,8 @@ async fn answer(asked: Asked, shared: &Shared) -> Answer {
     };
     match request {
         Request::Status => {
-            Answer::Status { record: Box::new(shared.recorder.get()), epoch: shared.epoch.clone() }
+            let epoch = shared.link.borrow().as_ref().map(|link| link.epoch.clone()).unwrap_or_default();
+            Answer::Status { record: Box::new(shared.recorder.get()), epoch }
         }
         Request::Mcp { method, params, timeout_ms } => {
             mcp(shared, &method, params.as_deref(), Duration::from_millis(timeout_ms)).await
@@ -84,6 +86,9 @@ async fn mcp(shared: &Shared, method: &str, params: Option<&RawValue>, timeout: 
             "a client speaks with this server, not its supervisor".to_owned(),
         );
     };
+    if let Err(error) = shared.link().await {
+        return failed(FailureKind::Machine, chain(&error));
+    }
     match conversation.request(method, params, timeout).await {
         Ok(McpAnswer::Result(result)) => Answer::Result { result },
         Ok(McpAnswer::Error(error)) => Answer::Error { error },

@@ -2,13 +2,14 @@
 
 use super::{
     answer,
-    shared::{Holder, Shared},
+    ledger::{Ledger, Side},
+    shared::{Holder, InUse, Shared},
 };
-use crate::{hangup::hung_up, supervise};
+use crate::{control::ControlError, hangup::hung_up, supervise};
 use casemate_link::{ConnectError, Stream, handshake};
 use casemate_proto::{limits::MCP_MESSAGE_BYTES, line::LineBuffer, mux::ResetCode, port};
 use serde_json::value::RawValue;
-use std::{io, rc::Rc, time::Duration};
+use std::{cell::RefCell, io, rc::Rc, time::Duration};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::UnixStream,
@@ -80,15 +81,21 @@ impl Drop for Reservation {
 type Refusal = (ResetCode, String);
 
 async fn open(shared: &Shared, port: u32) -> Result<Stream, Refusal> {
-    shared.connector.connect(port).await.map_err(|error| match error {
-        ConnectError::Refused { code, reason, .. } => (code, reason),
-        ConnectError::TooMany => (ResetCode::Busy, error.to_string()),
+    let link = shared.link().await.map_err(refusal)?;
+    link.connector.connect(port).await.map_err(|error| refusal(error.into()))
+}
+
+fn refusal(error: ControlError) -> Refusal {
+    match error {
+        ControlError::Connect(ConnectError::Refused { code, reason, .. }) => (code, reason),
+        ControlError::Connect(error @ ConnectError::TooMany) => (ResetCode::Busy, error.to_string()),
         _ => (ResetCode::Internal, super::ending::chain(&error)),
-    })
+    }
 }
 
 /// Joins the client and a port of the machine, byte for byte.
-async fn pass_through(client: &mut UnixStream, shared: &Shared, port: u32) -> Result<(), Refusal> {
+async fn pass_through(client: &mut UnixStream, shared: &Rc<Shared>, port: u32) -> Result<(), Refusal> {
+    let _in_use = shared.in_use();
     let mut stream = open(shared, port).await?;
     if handshake::reply_ok(client, port).await.is_ok() {
         let gone = gone(client);
@@ -124,8 +131,10 @@ enum Broken {
 
 /// Joins the client and the server. What the server prints is passed on a line at a time, so that a stray
 /// print reaches the log and not the client.
-async fn converse(client: &mut UnixStream, shared: &Shared) -> Result<(), Refusal> {
-    let stream = open(shared, port::CONVERSATION).await?;
+async fn converse(client: &mut UnixStream, shared: &Rc<Shared>) -> Result<(), Refusal> {
+    let open = (!shared.may_be_suspended).then(|| shared.in_use());
+    let usage = Usage { shared, ledger: RefCell::default(), open: RefCell::new(open) };
+    let stream = shared.converse().await.map_err(refusal)?;
     if handshake::reply_ok(client, port::CONVERSATION).await.is_err() {
         return Ok(());
     }
@@ -133,10 +142,10 @@ async fn converse(client: &mut UnixStream, shared: &Shared) -> Result<(), Refusa
     let (mut from_server, mut to_server) = tokio::io::split(stream);
     let (mut from_client, mut to_client) = client.split();
     let requests = async {
-        pass_requests(&mut from_client, &mut to_server).await?;
+        pass_requests(&mut from_client, &mut to_server, &usage).await?;
         Ok(to_server.shutdown().await?)
     };
-    let answers = pass_messages(&mut from_server, &mut to_client, shared);
+    let answers = pass_messages(&mut from_server, &mut to_client, &usage);
     tokio::pin!(requests, answers);
     // The client's end closes the server's stdin and lets it answer what it still has; the server's end
     // is the end of both.
@@ -165,9 +174,10 @@ async fn converse(client: &mut UnixStream, shared: &Shared) -> Result<(), Refusa
 async fn pass_requests(
     client: &mut (impl AsyncRead + Unpin),
     server: &mut (impl AsyncWrite + Unpin),
+    usage: &Usage<'_>,
 ) -> Result<(), Broken> {
     let mut chunk = vec![0; 64 << 10];
-    let mut length = 0;
+    let (mut length, mut lines) = (0, LineBuffer::new(MCP_MESSAGE_BYTES));
     loop {
         let sent = match client.read(&mut chunk).await? {
             0 => return Ok(()),
@@ -182,20 +192,53 @@ async fn pass_requests(
                 length = 0;
             }
         }
+        if usage.shared.may_be_suspended {
+            lines.push(sent);
+            while let Ok(Some(line)) = lines.next_line() {
+                usage.note(Side::Client, line);
+            }
+            // A machine that was suspended meanwhile goes on.
+            let link = usage.shared.link().await;
+            link.map_err(|error| io::Error::other(super::ending::chain(&error)))?;
+        }
         server.write_all(sent).await?;
+    }
+}
+
+/// Whether a client's conversation uses the machine: from its beginning to its end, or where the machine may
+/// be suspended meanwhile, while a request is open.
+struct Usage<'a> {
+    shared: &'a Rc<Shared>,
+    ledger: RefCell<Ledger>,
+    open: RefCell<Option<InUse>>,
+}
+
+impl Usage<'_> {
+    fn note(&self, side: Side, line: &[u8]) {
+        if !self.shared.may_be_suspended {
+            return;
+        }
+        let mut ledger = self.ledger.borrow_mut();
+        ledger.note(side, line);
+        // Dropped and taken anew, so that the machine counts as used just now.
+        let in_use = ledger.is_open().then(|| self.shared.in_use());
+        drop(self.shared.in_use());
+        *self.open.borrow_mut() = in_use;
     }
 }
 
 async fn pass_messages(
     server: &mut (impl AsyncRead + Unpin),
     client: &mut (impl AsyncWrite + Unpin),
-    shared: &Shared,
+    usage: &Usage<'_>,
 ) -> Result<(), Broken> {
+    let shared = usage.shared;
     let mut lines = LineBuffer::new(MCP_MESSAGE_BYTES);
     let mut chunk = vec![0; 64 << 10];
     loop {
         match lines.next_line() {
             Ok(Some(line)) if is_object(line) => {
+                usage.note(Side::Server, line);
                 client.write_all(line).await?;
                 client.write_all(b"\n").await?;
                 continue;

@@ -1,6 +1,14 @@
 //! Why a machine ended, in words for the user.
 
-use crate::{backend::BackendError, control::ControlError, home::HomeError, log, record::State};
+use crate::{
+    backend::BackendError,
+    control::ControlError,
+    home::HomeError,
+    leash::Built,
+    log,
+    record::State,
+    template::{Contents, TemplateError},
+};
 use casemate_mcp::client::{CloseReason, OpenError, RequestError};
 use casemate_proto::control::Exit;
 use std::{fmt::Write as _, io, process::ExitStatus, time::Duration};
@@ -24,6 +32,34 @@ pub(crate) enum Ending {
     /// The supervisor got a signal to end.
     #[error("supervisor was told to end by signal {0}")]
     Signal(&'static str),
+    /// It became a template.
+    #[error("it became a template")]
+    Built(Contents),
+    /// It could not become a template, and could not next time.
+    #[error("no template can be made of it: {0}")]
+    NoTemplate(String),
+    /// The template that it was to be restored from is of no use, or its own could not be written.
+    #[error("{}", chain(.0))]
+    Template(TemplateError),
+    /// It gave no sign of life.
+    #[error("{what} did not answer within {} s", patience.as_secs_f32())]
+    Hung {
+        /// Who.
+        what: &'static str,
+        /// How long was waited.
+        patience: Duration,
+    },
+    /// It failed too often.
+    #[error("{text}; the last time: {last}")]
+    GaveUp {
+        /// How often.
+        text: String,
+        /// Why, the last time.
+        last: Box<Ending>,
+    },
+    /// It could not go on after it was suspended.
+    #[error("cannot resume: {0}")]
+    Resume(String),
     /// It was killed on demand.
     #[error("killed on demand")]
     Killed,
@@ -77,7 +113,9 @@ impl Ending {
     /// The final state that follows.
     pub(crate) fn state(&self) -> State {
         match self {
-            Self::Asked(_) | Self::OwnerGone | Self::Signal(_) => State::Stopped,
+            Self::Asked(_) | Self::OwnerGone | Self::Signal(_) | Self::Built(_) | Self::NoTemplate(_) => {
+                State::Stopped
+            }
             _ => State::Failed,
         }
     }
@@ -101,6 +139,32 @@ impl Ending {
         }
     }
 
+    /// What became of the template that the machine was to become.
+    pub(crate) fn built(&self) -> Option<Built> {
+        match self {
+            Self::Built(contents) => Some(Built::Made(contents.clone())),
+            Self::NoTemplate(reason) => Some(Built::Refused { reason: reason.clone() }),
+            _ => None,
+        }
+    }
+
+    /// Whether another start may help: the machine or its server failed, and nobody asked for that.
+    pub(crate) fn may_restart(&self) -> bool {
+        if let Self::ServerExited(exit) = self {
+            return exit.code != Some(0);
+        }
+        matches!(
+            self,
+            Self::ConversationEnded(_)
+                | Self::VmmEnded { .. }
+                | Self::Hung { .. }
+                | Self::Resume(_)
+                | Self::Slow { .. }
+                | Self::Agent(_)
+                | Self::Server(_)
+        )
+    }
+
     /// What the user may do.
     pub(crate) fn hint(&self) -> Option<String> {
         Some(
@@ -122,6 +186,12 @@ impl Ending {
             }
             .to_owned(),
         )
+    }
+}
+
+impl From<TemplateError> for Ending {
+    fn from(error: TemplateError) -> Self {
+        Self::Template(error)
     }
 }
 

@@ -12,20 +12,30 @@
 
 mod answer;
 mod attach;
+mod builder;
+mod carrier;
 mod ending;
+mod health;
+mod ledger;
 mod owner;
 mod phases;
 mod serve;
 mod shared;
+mod sleep;
+
+pub(crate) use ending::chain;
 
 use crate::{
     home::Home,
     jsonl::Jsonl,
     leash::{Order, Report},
     log::CappedLog,
+    record::{Start, State},
     registry,
+    spec::{Origin, Restart, Spec},
     supervise::MESSAGE_BYTES,
     sys,
+    template::Templates,
 };
 use ending::Ending;
 use jiff::Timestamp;
@@ -39,8 +49,9 @@ use std::{
     },
     process::ExitCode,
     rc::Rc,
+    time::Duration,
 };
-use tokio::net::UnixStream;
+use tokio::{net::UnixStream, time::Instant};
 
 /// The hidden subcommand that becomes a supervisor: `casemate __supervisor LEASH LOCK`, two numbers of
 /// inherited descriptors.
@@ -95,9 +106,9 @@ async fn run(mut leash: Jsonl) -> io::Result<()> {
     recorder.update(|record| record.supervisor_pid = Some(std::process::id()));
     let mut owner = Owner::new(leash)?;
 
-    let ending = phases::run(&spec, &recorder, &mut owner).await;
+    let ending = live(spec, &recorder, &mut owner, &mut log).await;
     let (state, reason, hint) = (ending.state(), ending.to_string(), ending.hint());
-    let did_not_boot = ending.is_no_boot();
+    let (did_not_boot, built) = (ending.is_no_boot(), ending.built());
     log.write(format!("{} {} {reason}\n", Timestamp::now(), state.as_str()).as_bytes());
     recorder.update(|record| {
         record.state = state;
@@ -106,6 +117,61 @@ async fn run(mut leash: Jsonl) -> io::Result<()> {
     });
     registry::tidy_ended(&dir);
     // A command that was killed, or let a detached machine go, does not listen any more.
-    owner.farewell(Report::Ended { state, reason, hint, did_not_boot }).await;
+    owner.farewell(Report::Ended { state, reason, hint, did_not_boot, built }).await;
     if let Ending::Unrecorded(error) = ending { Err(error) } else { Ok(()) }
+}
+
+/// The first pause before a machine that failed is started anew; each is twice the one before.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+
+/// How many times in a row a machine is started anew.
+const RESTARTS: u32 = 5;
+
+/// A machine that has been ready for so long had no part in the failures before.
+const PROVEN: Duration = Duration::from_secs(300);
+
+/// Makes the machine, and makes it again where it fails and is to be restarted.
+async fn live(mut spec: Spec, recorder: &Rc<Recorder>, owner: &mut Owner, log: &mut CappedLog) -> Ending {
+    let mut in_a_row = 0;
+    loop {
+        let begun = Instant::now();
+        let ending = phases::run(&spec, recorder, owner).await;
+        let record = recorder.get();
+        // Nobody would learn why one that was never ready does not become so.
+        let was_ready = record.start_ms.is_some();
+        if spec.restart == Restart::Never || !was_ready || !ending.may_restart() {
+            return ending;
+        }
+        in_a_row = if begun.elapsed() > PROVEN { 1 } else { in_a_row + 1 };
+        if in_a_row > RESTARTS {
+            let text = format!("{} times in a row it failed and was started anew", RESTARTS);
+            return Ending::GaveUp { text, last: Box::new(ending) };
+        }
+        let pause = FIRST_PAUSE * 2u32.saturating_pow(in_a_row - 1);
+        let reason = format!("started anew in {} s: {ending}", pause.as_secs());
+        log.write(format!("{} {reason}\n", Timestamp::now()).as_bytes());
+        recorder.update(|record| {
+            record.state = State::Planned;
+            record.pid = None;
+            record.suspend_bytes = None;
+            record.restarts += 1;
+            record.reason = Some(reason);
+        });
+        tokio::select! {
+            ending = owner.interrupted() => return ending,
+            () = tokio::time::sleep(pause) => {}
+        }
+        if let Origin::Template { key, .. } = &spec.origin
+            && Templates::open(&recorder.home).is_ok_and(|templates| templates.open_for_machine(key).is_err())
+        {
+            let reason = "its template is gone".to_owned();
+            recorder.update(|record| {
+                record.start = Start::Cold;
+                record.template = None;
+                record.template_reason = Some(reason.clone());
+            });
+            spec.origin = Origin::Cold { reason };
+        }
+        recorder.update(|record| record.reason = Some(format!("was started anew after: {ending}")));
+    }
 }

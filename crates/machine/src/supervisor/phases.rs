@@ -1,33 +1,36 @@
 //! From a plan to a machine that serves, and to its end. Each step consumes the last one.
 
 use super::{
+    builder,
     ending::{self, Ending},
     owner::Owner,
     serve,
-    shared::{EXIT_NEWS, Recorder, Shared, Wish},
+    shared::{EXIT_NEWS, Link, Recorder, Shared, Use, Wish},
+    sleep::Machine,
 };
 use crate::{
-    backend::{self, Hosting, Instance},
+    backend::{self, Beginning, Hosting, Instance},
     control::{Control, ControlError, Notice},
     home::HomeError,
     leash::Report,
     log::CappedLog,
     record::State,
     sock,
-    spec::{Conversation, Lifetime, Spec, Workload},
+    spec::{Conversation, Level, Lifetime, Origin, Spec, Workload},
     supervise,
+    template::Templates,
 };
 use casemate_link::{ConnectError, Connector};
 use casemate_mcp::client as mcp;
 use casemate_proto::{
-    control::{Configure, Event, Request, Root, Started},
+    control::{Adopt, Configure, Event, Request, Root, Started},
     limits::CONTROL_TIMEOUT,
-    port,
 };
 use jiff::Timestamp;
 use std::{
     cell::{Cell, RefCell},
     future::Future,
+    io,
     path::PathBuf,
     rc::Rc,
     sync::Arc,
@@ -86,8 +89,14 @@ impl<'a> Planned<'a> {
         let dir = self.recorder.home.machine(&record.id);
         let bound = sock::bind(&dir, supervise::SOCKET);
         let listener = bound.map_err(HomeError::io("listen at", &dir.join(supervise::SOCKET)))?;
+        let beginning = match &self.spec.origin {
+            Origin::Template { key, .. } => {
+                Beginning::Template(Templates::open(&self.recorder.home)?.open_for_machine(key)?)
+            }
+            Origin::Cold { .. } | Origin::Builder { .. } => Beginning::Boot,
+        };
         self.recorder.update(|record| record.state = State::Prepared);
-        Ok(Prepared { plan: self, dir, listener })
+        Ok(Prepared { plan: self, dir, listener, beginning })
     }
 }
 
@@ -95,45 +104,32 @@ struct Prepared<'a> {
     plan: Planned<'a>,
     dir: PathBuf,
     listener: UnixListener,
+    beginning: Beginning,
 }
 
 impl<'a> Prepared<'a> {
     async fn boot(self) -> Result<Booted<'a>, Ending> {
         let Planned { spec, recorder, deadline } = self.plan;
         let hosting = Hosting { home: recorder.home.clone(), dir: self.dir, record: recorder.get() };
-        let logs = hosting.dir.join("logs");
-        let started = backend::start(spec, &hosting).await;
-        let mut instance = started.map_err(|error| Ending::Backend { error, tail: ending::tails(&logs) })?;
-        recorder.update(|record| record.pid = Some(instance.pid()));
-
-        let epoch = random_hex::<16>()?;
-        let connector = instance.connector();
-        let hello = first_hello(&connector, &epoch, deadline);
-        let control = match while_alive(&mut *instance, &logs, hello).await? {
-            Err(ControlError::Timeout { .. } | ControlError::Connect(ConnectError::TimedOut { .. })) => {
-                let patience = Duration::from_millis(spec.deadline_ms);
-                return Err(Ending::Slow { what: "booted", patience, tail: ending::tails(&logs) });
-            }
-            // A link that breaks is most often a VMM that is about to be seen to have ended.
-            Err(error) => {
-                let ended = tokio::time::timeout(EXIT_NEWS, instance.exited()).await;
-                return Err(match ended {
-                    Ok(Ok(status)) => Ending::VmmEnded { status, tail: ending::tails(&logs) },
-                    _ => error.into(),
-                });
-            }
-            Ok(control) => control,
-        };
+        let Woken { instance, link, control } = wake(spec, &hosting, self.beginning, deadline, |pid| {
+            recorder.update(|record| record.pid = Some(pid));
+        })
+        .await?;
         recorder.update(|record| record.state = State::Booted);
 
+        let logs = hosting.dir.join("logs");
         let path = logs.join("server.log");
         let server_log = CappedLog::open(&path).map_err(HomeError::io("open", &path))?;
         let (wishes, wished) = mpsc::channel(16);
+        let capabilities = instance.capabilities();
         let shared = Rc::new(Shared {
             recorder: recorder.clone(),
-            epoch,
-            connector,
-            capabilities: instance.capabilities(),
+            link: RefCell::new(Some(link)),
+            usage: Use::default(),
+            may_be_suspended: spec.idle_ms.is_some() && capabilities.snapshot,
+            paused: Cell::new(false),
+            carrier: RefCell::default(),
+            capabilities,
             wishes,
             conversation: RefCell::default(),
             holder: RefCell::default(),
@@ -142,8 +138,69 @@ impl<'a> Prepared<'a> {
             server_log: RefCell::new(server_log),
             garbage_lines: Cell::new(0),
         });
-        Ok(Booted { spec, deadline, instance, shared, control, logs, listener: self.listener, wished })
+        Ok(Booted { spec, deadline, instance, shared, control, hosting, listener: self.listener, wished })
     }
+}
+
+/// A VMM whose guest has said hello.
+pub(super) struct Woken {
+    pub(super) instance: Box<dyn Instance>,
+    pub(super) link: Link,
+    pub(super) control: Control,
+}
+
+/// Starts a VMM and waits for the agent; a machine that was restored or resumed gets its clock, its name and
+/// fresh randomness before anything else happens in it.
+pub(super) async fn wake(
+    spec: &Spec,
+    hosting: &Hosting,
+    beginning: Beginning,
+    deadline: Instant,
+    started: impl FnOnce(u32),
+) -> Result<Woken, Ending> {
+    let logs = hosting.dir.join("logs");
+    let (boots, is_clone) =
+        (matches!(beginning, Beginning::Boot), matches!(beginning, Beginning::Template(_)));
+    let begun = backend::start(spec, hosting, beginning).await;
+    let mut instance = begun.map_err(|error| Ending::Backend { error, tail: ending::tails(&logs) })?;
+    started(instance.pid());
+
+    let epoch = random_hex::<16>()?;
+    let connector = instance.connector();
+    let hello = async {
+        let mut control = first_hello(&connector, &epoch, deadline).await?;
+        if !boots {
+            let adopt = Adopt {
+                hostname: hosting.record.name.to_string(),
+                clock_unix_ns: clock(),
+                entropy: random_hex::<32>().map_err(io::Error::other)?,
+                reseed: is_clone,
+            };
+            let _: serde_json::Value =
+                control.request("adopt", Request::Adopt(adopt), CONTROL_TIMEOUT).await?;
+        }
+        Ok(control)
+    };
+    let control = match while_alive(&mut *instance, &logs, hello).await? {
+        Err(ControlError::Timeout { .. } | ControlError::Connect(ConnectError::TimedOut { .. })) => {
+            let patience = Duration::from_millis(spec.deadline_ms);
+            return Err(Ending::Slow { what: "booted", patience, tail: ending::tails(&logs) });
+        }
+        // A link that breaks is most often a VMM that is about to be seen to have ended.
+        Err(error) => {
+            let ended = tokio::time::timeout(EXIT_NEWS, instance.exited()).await;
+            return Err(match ended {
+                Ok(Ok(status)) => Ending::VmmEnded { status, tail: ending::tails(&logs) },
+                _ => error.into(),
+            });
+        }
+        Ok(control) => control,
+    };
+    Ok(Woken { instance, link: Link { connector, epoch }, control })
+}
+
+fn clock() -> u64 {
+    Timestamp::now().as_nanosecond().max(0) as u64
 }
 
 struct Booted<'a> {
@@ -152,27 +209,29 @@ struct Booted<'a> {
     instance: Box<dyn Instance>,
     shared: Rc<Shared>,
     control: Control,
-    logs: PathBuf,
+    hosting: Hosting,
     listener: UnixListener,
     wished: mpsc::Receiver<Wish>,
 }
 
 /// A machine that serves.
-pub(super) struct Ready {
-    pub(super) instance: Box<dyn Instance>,
+pub(super) struct Ready<'a> {
+    pub(super) spec: &'a Spec,
+    pub(super) hosting: Hosting,
+    pub(super) machine: Machine,
     pub(super) shared: Rc<Shared>,
-    pub(super) logs: PathBuf,
     pub(super) listener: UnixListener,
     pub(super) wished: mpsc::Receiver<Wish>,
 }
 
-impl Booted<'_> {
-    async fn start(mut self) -> Result<Ready, Ending> {
+impl<'a> Booted<'a> {
+    async fn start(mut self) -> Result<Ready<'a>, Ending> {
+        let logs = self.hosting.dir.join("logs");
         if let Some(workload) = &self.spec.workload {
             let patience = Duration::from_millis(self.spec.deadline_ms);
-            let starting = start_server(workload, &self.shared, &mut self.control, patience);
+            let starting = start_server(self.spec, workload, &self.shared, &mut self.control, patience);
             let bounded = timeout_at(self.deadline, starting);
-            let started = while_alive(&mut *self.instance, &self.logs, bounded).await?;
+            let started = while_alive(&mut *self.instance, &logs, bounded).await?;
             match started {
                 Ok(Ok(())) => {}
                 Ok(Err(ending)) if ending.is_final_word() => return Err(ending),
@@ -186,44 +245,65 @@ impl Booted<'_> {
                     });
                 }
                 Err(_) => {
-                    let tail = crate::log::tail(&self.logs.join("server.log"), 1500);
+                    let tail = crate::log::tail(&logs.join("server.log"), 1500);
                     return Err(Ending::Slow { what: "ready", patience, tail });
                 }
             }
         }
-        let Self { instance, shared, logs, listener, wished, .. } = self;
-        Ok(Ready { instance, shared, logs, listener, wished })
+        if let Origin::Builder { folder, level } = &self.spec.origin {
+            let built = builder::finish(&mut *self.instance, &mut self.control, &self.shared, folder, *level);
+            let built = built.await;
+            self.instance.kill().await;
+            return Err(built.map_or_else(|ending| ending, Ending::Built));
+        }
+        let Self { spec, instance, shared, hosting, listener, wished, .. } = self;
+        Ok(Ready { spec, hosting, machine: Machine::Awake(instance), shared, listener, wished })
     }
 }
 
-/// Configures the machine, starts its server and, where the supervisor speaks with it, opens the
+/// Makes of the machine what it is to be and, where the supervisor speaks with its server, opens the
 /// conversation.
 async fn start_server(
+    spec: &Spec,
     workload: &Workload,
     shared: &Rc<Shared>,
     control: &mut Control,
     patience: Duration,
 ) -> Result<(), Ending> {
-    let configure = Configure {
-        hostname: shared.recorder.get().name.to_string(),
-        command: workload.command.clone(),
-        env: workload.env.clone(),
-        cwd: workload.cwd.clone(),
-        root: Root::Device {
-            device: "/dev/vda".to_owned(),
-            overlay: workload.overlay.then(|| "/dev/vdb".to_owned()),
-        },
-        transport: workload.transport,
-        limits: workload.limits,
-        clock_unix_ns: Some(Timestamp::now().as_nanosecond().max(0) as u64),
-        entropy: Some(random_hex::<32>()?),
+    let level = match &spec.origin {
+        Origin::Cold { .. } => None,
+        Origin::Template { level, .. } | Origin::Builder { level, .. } => Some(*level),
     };
-    let request = Request::Configure(Box::new(configure));
-    let _: serde_json::Value = control.request("configure", request, patience).await?;
+    let is_builder = matches!(spec.origin, Origin::Builder { .. });
+    let is_running = level == Some(Level::Server) && !is_builder;
+    if !is_running {
+        let configure = Configure {
+            hostname: shared.recorder.get().name.to_string(),
+            command: workload.command.clone(),
+            env: workload.env.clone(),
+            cwd: workload.cwd.clone(),
+            root: Root::Device {
+                device: "/dev/vda".to_owned(),
+                overlay: workload.overlay.then(|| "/dev/vdb".to_owned()),
+            },
+            transport: workload.transport,
+            limits: workload.limits,
+            clock_unix_ns: Some(clock()),
+            entropy: Some(random_hex::<32>()?),
+            reseed: workload.reseed.filter(|_| level == Some(Level::Server)),
+        };
+        let request = Request::Configure(Box::new(configure));
+        let _: serde_json::Value = control.request("configure", request, patience).await?;
+    }
+    if is_builder && level == Some(Level::Agent) {
+        return Ok(());
+    }
     follow_server(shared).await?;
-    let _: Started = control.request("start", Request::Start, patience).await?;
-    if workload.conversation == Conversation::Held {
-        let stream = shared.connector.connect(port::CONVERSATION).await.map_err(ControlError::from)?;
+    if !is_running {
+        let _: Started = control.request("start", Request::Start, patience).await?;
+    }
+    if workload.conversation == Conversation::Held && !is_builder {
+        let stream = shared.converse().await?;
         let (reader, writer) = tokio::io::split(stream);
         let mut options = mcp::Options::new("casemate", env!("CARGO_PKG_VERSION"));
         // A server in emulation may take as long to begin as the machine was given, and whoever calls this
@@ -255,8 +335,9 @@ fn garbage_observer(shared: &Rc<Shared>) -> mcp::Observer {
 }
 
 /// Writes the server's stderr to its log, and notes how it ends.
-async fn follow_server(shared: &Rc<Shared>) -> Result<(), Ending> {
-    let control = Control::open(&shared.connector, &shared.epoch, CONTROL_TIMEOUT).await?;
+pub(super) async fn follow_server(shared: &Rc<Shared>) -> Result<(), ControlError> {
+    let link = shared.link().await?;
+    let control = Control::open(&link.connector, &link.epoch, CONTROL_TIMEOUT).await?;
     let mut watch = control.watch().await?;
     let shared = Rc::clone(shared);
     tokio::task::spawn_local(async move {

@@ -3,11 +3,18 @@
 use super::{
     attach,
     ending::{self, Ending},
+    health,
     owner::Owner,
     phases::Ready,
     shared::{Shared, Wish},
+    sleep::{self, Machine},
 };
-use crate::{backend::Instance, leash::Report, spec::Conversation};
+use crate::{
+    backend::{BackendError, Hosting, Instance},
+    leash::Report,
+    record::State,
+    spec::{Conversation, Spec},
+};
 use casemate_proto::{control::Request, limits::STOP_GRACE};
 use std::{collections::VecDeque, io, path::Path, process::ExitStatus, rc::Rc, time::Duration};
 use tokio::sync::mpsc;
@@ -16,20 +23,23 @@ use tokio::sync::mpsc;
 const POWER_OFF: Duration = Duration::from_millis(500);
 
 /// Serves the machine's socket until the machine is to end, then ends it.
-pub(super) async fn until_the_end(mut ready: Ready, owner: &mut Owner) -> Ending {
+pub(super) async fn until_the_end(mut ready: Ready<'_>, owner: &mut Owner) -> Ending {
     let ending = serve(&mut ready, owner).await;
-    let Ready { mut instance, shared, listener, .. } = ready;
+    let Ready { mut machine, shared, listener, .. } = ready;
     // From here on a program that connects is told at once that nobody is there.
     drop(listener);
-    if !matches!(ending, Ending::VmmEnded { .. } | Ending::Killed) {
-        shut_down(&mut *instance, &shared).await;
+    if let Some(instance) = machine.instance() {
+        if !matches!(ending, Ending::VmmEnded { .. } | Ending::Killed | Ending::Hung { .. }) {
+            shut_down(instance, &shared).await;
+        }
+        instance.kill().await;
     }
-    instance.kill().await;
     ending
 }
 
-async fn serve(ready: &mut Ready, owner: &mut Owner) -> Ending {
-    let Ready { instance, shared, logs, listener, wished } = ready;
+async fn serve(ready: &mut Ready<'_>, owner: &mut Owner) -> Ending {
+    let Ready { spec, hosting, machine, shared, listener, wished } = ready;
+    let logs = hosting.dir.join("logs");
     let mut server_exits = shared.server_exit.subscribe();
     let mut breaks = shared.broken.subscribe();
     let reports = owner.reports();
@@ -41,12 +51,32 @@ async fn serve(ready: &mut Ready, owner: &mut Owner) -> Ending {
             None => std::future::pending().await,
         }
     };
-    tokio::pin!(conversation_ended);
+    let hopeless = health::watch(spec, shared);
+    tokio::pin!(conversation_ended, hopeless);
     let mut later = VecDeque::new();
     loop {
+        let awake = matches!(machine, Machine::Awake(_));
         tokio::select! {
-            status = instance.exited() => return vmm_ended(status, logs),
+            status = exited(machine) => return vmm_ended(status, &logs),
             ending = owner.interrupted() => return ending,
+            ending = &mut hopeless => return ending,
+            () = idle(spec, shared, awake) => {
+                // A failure is in the server's log; it is tried again after another while.
+                if let Machine::Awake(instance) = machine
+                    && let Ok(asleep) = sleep::suspend(spec, hosting, shared, &mut **instance).await
+                {
+                    instance.kill().await;
+                    shared.recorder.update(|record| {
+                        record.state = State::Suspended;
+                        record.pid = None;
+                        record.suspend_bytes = Some(asleep.bytes());
+                    });
+                    *machine = Machine::Asleep(asleep);
+                } else {
+                    // Not before it was idle for as long again.
+                    drop(shared.in_use());
+                }
+            }
             Some(wish) = next_wish(wished, &mut later) => {
                 let fulfilled = tokio::select! {
                     biased;
@@ -54,7 +84,7 @@ async fn serve(ready: &mut Ready, owner: &mut Owner) -> Ending {
                     // is not asked again.
                     ending = owner.interrupted() => return ending,
                     ending = told_to_end(wished, &mut later) => return ending,
-                    fulfilled = fulfil(wish, &mut **instance) => fulfilled,
+                    fulfilled = fulfil(wish, spec, hosting, shared, machine) => fulfilled,
                 };
                 if let Some(ending) = fulfilled {
                     return ending;
@@ -80,7 +110,7 @@ async fn serve(ready: &mut Ready, owner: &mut Owner) -> Ending {
                 // Most often the server ended, or the VMM under it: that says more.
                 return tokio::select! {
                     biased;
-                    status = instance.exited() => vmm_ended(status, logs),
+                    status = exited(machine) => vmm_ended(status, &logs),
                     news = shared.exit_news() => match news {
                         Some(exit) => Ending::ServerExited(exit),
                         None => Ending::ConversationEnded(reason.to_string()),
@@ -127,17 +157,73 @@ async fn told_to_end(wished: &mut mpsc::Receiver<Wish>, later: &mut VecDeque<Wis
     }
 }
 
-async fn fulfil(wish: Wish, instance: &mut dyn Instance) -> Option<Ending> {
-    match wish {
-        Wish::Stop { reason } => return Some(Ending::Asked(reason)),
-        Wish::Kill => return Some(Ending::Killed),
-        // Whoever asked may be gone; the wish was fulfilled all the same.
-        Wish::Pause(done) => drop(done.send(instance.pause().await)),
-        Wish::Resume(done) => drop(done.send(instance.resume().await)),
-        Wish::CutLink(done) => {
+/// Resolves when a machine that is not suspended has lost its VMM. May be cancelled.
+async fn exited(machine: &mut Machine) -> io::Result<ExitStatus> {
+    match machine.instance() {
+        Some(instance) => instance.exited().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Resolves when the machine has been idle for long enough to be suspended. May be cancelled.
+async fn idle(spec: &Spec, shared: &Shared, awake: bool) {
+    let (Some(idle_ms), true, true) = (spec.idle_ms, shared.may_be_suspended, awake) else {
+        return std::future::pending().await;
+    };
+    let patience = Duration::from_millis(idle_ms);
+    loop {
+        match shared.usage.idle_since().filter(|_| !shared.paused.get()) {
+            Some(since) if since.elapsed() >= patience => return,
+            Some(since) => tokio::time::sleep_until(since + patience).await,
+            None => tokio::time::sleep(patience).await,
+        }
+    }
+}
+
+async fn fulfil(
+    wish: Wish,
+    spec: &Spec,
+    hosting: &Hosting,
+    shared: &Rc<Shared>,
+    machine: &mut Machine,
+) -> Option<Ending> {
+    // Whoever asked may be gone; the wish was fulfilled all the same.
+    match (wish, machine) {
+        (Wish::Stop { reason }, _) => return Some(Ending::Asked(reason)),
+        (Wish::Kill, _) => return Some(Ending::Killed),
+        (Wish::Pause(done), Machine::Awake(instance)) => {
+            shared.paused.set(true);
+            let _ = done.send(instance.pause().await);
+        }
+        (Wish::Resume(done), Machine::Awake(instance)) => {
+            let _ = done.send(instance.resume().await);
+            shared.paused.set(false);
+        }
+        (Wish::CutLink(done), Machine::Awake(instance)) => {
             instance.cut_link();
             let _ = done.send(());
         }
+        (Wish::Wake(done), Machine::Awake(_)) => drop(done.send(Ok(()))),
+        (Wish::Wake(done), machine @ Machine::Asleep(_)) => {
+            let Machine::Asleep(asleep) = &*machine else { return None };
+            match sleep::resume(spec, hosting, shared, asleep).await {
+                Ok(instance) => {
+                    *machine = Machine::Awake(instance);
+                    let _ = done.send(Ok(()));
+                }
+                Err(ending) => {
+                    let _ = done.send(Err(ending.to_string()));
+                    return Some(ending);
+                }
+            }
+        }
+        (Wish::Pause(done) | Wish::Resume(done), Machine::Asleep(_)) => {
+            let refused =
+                BackendError::Incapable { backend: "machine", what: "do that while it is suspended" };
+            let _ = done.send(Err(refused));
+        }
+        // There is none.
+        (Wish::CutLink(done), Machine::Asleep(_)) => drop(done.send(())),
     }
     None
 }

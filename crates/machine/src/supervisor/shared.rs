@@ -1,5 +1,6 @@
 //! What the tasks of a supervisor share: the record, and the ways to the machine.
 
+use super::carrier::Carrier;
 use crate::{
     backend::{BackendError, Capabilities},
     control::{Control, ControlError},
@@ -8,14 +9,21 @@ use crate::{
     record::Record,
 };
 use casemate_link::Connector;
-use casemate_proto::control::{Exit, Request};
+use casemate_proto::{
+    control::{Exit, Request},
+    port,
+};
 use serde::de::DeserializeOwned;
 use std::{
     cell::{Cell, RefCell},
     rc::Rc,
     time::Duration,
 };
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::{mpsc, oneshot, watch},
+    time::Instant,
+};
 
 /// How long the agent may take to tell how a server ended, once its conversation has.
 pub(super) const EXIT_NEWS: Duration = Duration::from_secs(1);
@@ -51,11 +59,70 @@ impl Recorder {
 /// Wishes that only the owner of the instance can fulfil.
 #[derive(Debug)]
 pub(super) enum Wish {
-    Stop { reason: String },
+    Stop {
+        reason: String,
+    },
     Pause(oneshot::Sender<Result<(), BackendError>>),
     Resume(oneshot::Sender<Result<(), BackendError>>),
     CutLink(oneshot::Sender<()>),
+    /// Goes on, should the machine be suspended.
+    Wake(oneshot::Sender<Result<(), String>>),
     Kill,
+}
+
+/// The way to a machine's agent, for one of the machine's lives.
+#[derive(Debug, Clone)]
+pub(super) struct Link {
+    pub(super) connector: Connector,
+    /// Named in the `hello` of every control stream.
+    pub(super) epoch: String,
+}
+
+/// How much a machine is used.
+#[derive(Debug)]
+pub(super) struct Use {
+    /// Requests and connections that are open.
+    open: Cell<usize>,
+    /// When the last of them ended.
+    since: Cell<Instant>,
+}
+
+impl Default for Use {
+    fn default() -> Self {
+        Self { open: Cell::new(0), since: Cell::new(Instant::now()) }
+    }
+}
+
+impl Use {
+    /// Since when nothing has been open.
+    pub(super) fn idle_since(&self) -> Option<Instant> {
+        (self.open.get() == 0).then(|| self.since.get())
+    }
+
+    /// Something is open, from now on.
+    pub(super) fn begin(&self) {
+        self.open.set(self.open.get() + 1);
+    }
+
+    /// What was open was no use of the machine: it has been idle for as long as before.
+    pub(super) fn end_unnoticed(&self) {
+        self.open.set(self.open.get().saturating_sub(1));
+    }
+
+    /// It is not open any more.
+    pub(super) fn end(&self) {
+        self.open.set(self.open.get().saturating_sub(1));
+        self.since.set(Instant::now());
+    }
+}
+
+/// The machine is used until this is dropped.
+pub(super) struct InUse(Rc<Shared>);
+
+impl Drop for InUse {
+    fn drop(&mut self) {
+        self.0.usage.end();
+    }
 }
 
 /// Who speaks with the server.
@@ -68,8 +135,15 @@ pub(super) struct Holder {
 /// A machine whose agent answers.
 pub(super) struct Shared {
     pub(super) recorder: Rc<Recorder>,
-    pub(super) epoch: String,
-    pub(super) connector: Connector,
+    /// Nothing while the machine is suspended, or is about to be.
+    pub(super) link: RefCell<Option<Link>>,
+    pub(super) usage: Use,
+    /// Whether it is suspended when it is idle.
+    pub(super) may_be_suspended: bool,
+    /// Its processors were stopped on demand.
+    pub(super) paused: Cell<bool>,
+    /// Carries the conversation, where the machine may be suspended under it.
+    pub(super) carrier: RefCell<Option<Rc<Carrier>>>,
     pub(super) capabilities: Capabilities,
     pub(super) wishes: mpsc::Sender<Wish>,
     /// The conversation, where the supervisor holds it.
@@ -87,6 +161,37 @@ pub(super) struct Shared {
 }
 
 impl Shared {
+    /// Keeps the machine from being suspended.
+    pub(super) fn in_use(self: &Rc<Self>) -> InUse {
+        self.usage.begin();
+        InUse(Rc::clone(self))
+    }
+
+    /// The way to the agent. A suspended machine goes on first; who asks keeps it [in use](Self::in_use).
+    pub(super) async fn link(&self) -> Result<Link, ControlError> {
+        loop {
+            if let Some(link) = self.link.borrow().clone() {
+                return Ok(link);
+            }
+            let (done, told) = oneshot::channel();
+            let ending = || ControlError::Resume("machine is ending".to_owned());
+            self.wishes.send(Wish::Wake(done)).await.map_err(|_| ending())?;
+            told.await.map_err(|_| ending())?.map_err(ControlError::Resume)?;
+        }
+    }
+
+    /// The stream that a conversation is held over: one that outlives the VMM, where the machine may be
+    /// suspended.
+    pub(super) async fn converse(&self) -> Result<Talk, ControlError> {
+        let stream = self.link().await?.connector.connect(port::CONVERSATION).await?;
+        if !self.may_be_suspended {
+            return Ok(Box::new(stream));
+        }
+        let (carrier, near) = Carrier::begin(stream);
+        *self.carrier.borrow_mut() = Some(Rc::new(carrier));
+        Ok(Box::new(near))
+    }
+
     /// How the server ended, once the agent has told; it may take a moment after its conversation ended.
     pub(super) async fn exit_news(&self) -> Option<Exit> {
         let mut news = self.server_exit.subscribe();
@@ -113,7 +218,16 @@ impl Shared {
         request: Request,
         patience: Duration,
     ) -> Result<T, ControlError> {
-        let mut control = Control::open(&self.connector, &self.epoch, patience).await?;
+        let link = self.link().await?;
+        let mut control = Control::open(&link.connector, &link.epoch, patience).await?;
         control.request(method, request, patience).await
     }
 }
+
+/// A stream to the server's stdin and stdout.
+pub(super) type Talk = Box<dyn Duplex>;
+
+/// Reads and writes.
+pub(super) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}

@@ -10,7 +10,7 @@ use casemate_image::{
     source::Source,
     store::Store,
 };
-use casemate_machine::backend::qemu::{probe, tsc};
+use casemate_machine::backend::qemu::{probe::find as find_qemu, tsc};
 use std::{
     fs,
     os::{fd::OwnedFd, unix::fs::PermissionsExt},
@@ -80,19 +80,32 @@ pub const SERIAL: [&str; 6] = [
 pub const VSOCK: [&str; 4] =
     ["-chardev", "socket,id=link,path=device.sock", "-device", "vhost-user-vsock-device,chardev=link"];
 
-/// The machine of the QEMU backend, with a link that can be let go and taken up again.
-pub fn qemu(home: &Home, folder: &Path, link: &[&str]) -> Process {
-    let registries = Registries::default();
-    let kernel = kernel::ensure(home.path(), &registries, embedded::AGENT, &Silent).unwrap();
+/// What machines differ in.
+pub struct Machine<'a> {
+    pub rootfs: &'a Path,
+    /// A memory backend, `memory` by name.
+    pub memory: &'a str,
+    pub megabytes: &'a str,
+}
+
+/// A machine with the probe server and a link that can be let go and taken up again.
+pub fn probe(home: &Home, folder: &Path, link: &[&str]) -> Process {
     let store = Store::open(home.path()).unwrap();
     let request = BuildRequest::new(Source::Builtin, embedded::PROBE);
-    let image = build(&store, &registries, &request, &Silent).unwrap();
+    let image = build(&store, &Registries::default(), &request, &Silent).unwrap();
+    let memory = "memory-backend-memfd,id=memory,size=128M,share=on";
+    qemu(home, folder, &Machine { rootfs: &image.rootfs, memory, megabytes: "128M" }, link)
+}
 
-    let mut command = Command::new(probe::find().unwrap());
+/// The machine of the QEMU backend.
+pub fn qemu(home: &Home, folder: &Path, machine: &Machine<'_>, options: &[&str]) -> Process {
+    let kernel = kernel::ensure(home.path(), &Registries::default(), embedded::AGENT, &Silent).unwrap();
+
+    let mut command = Command::new(find_qemu().unwrap());
     command.current_dir(folder).stdin(Stdio::null());
     command.args(["-M", "microvm,acpi=on,pic=off,pit=off,rtc=on,memory-backend=memory"]);
-    command.args(["-accel", "tcg,thread=multi,tb-size=64", "-cpu", "max", "-smp", "1", "-m", "128M"]);
-    command.args(["-object", "memory-backend-memfd,id=memory,size=128M,share=on"]);
+    command.args(["-accel", "tcg,thread=multi,tb-size=64", "-cpu", "max", "-smp", "1"]);
+    command.args(["-m", machine.megabytes, "-object", machine.memory]);
     command.args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"]);
     command.args(["-serial", "file:console"]);
     command.arg("-kernel").arg(&kernel.vmlinux).arg("-initrd").arg(&kernel.initramfs).arg("-append").arg(
@@ -102,9 +115,9 @@ pub fn qemu(home: &Home, folder: &Path, link: &[&str]) -> Process {
             tsc::khz()
         ),
     );
-    let root = format!("id=root,if=none,format=raw,readonly=on,file={}", image.rootfs.display());
+    let root = format!("id=root,if=none,format=raw,readonly=on,file={}", machine.rootfs.display());
     command.args(["-drive", &root, "-device", "virtio-blk-device,drive=root,serial=casemate-root"]);
     command.args(["-object", "rng-builtin,id=entropy", "-device", "virtio-rng-device,rng=entropy"]);
-    command.args(link);
+    command.args(options);
     Process::start(&mut command)
 }

@@ -64,9 +64,9 @@ impl Guest {
             Kind::Vsock => {
                 let device = boot::vsock_device(&folder);
                 soon("the device's socket", exists(&folder.join("device.sock"))).await;
-                vec![boot::qemu(&home, &folder, &boot::VSOCK), device]
+                vec![boot::probe(&home, &folder, &boot::VSOCK), device]
             }
-            Kind::Serial => vec![boot::qemu(&home, &folder, &boot::SERIAL)],
+            Kind::Serial => vec![boot::probe(&home, &folder, &boot::SERIAL)],
         };
         // Replaced by the first attachment, where the link is attached to.
         let connector = Connector::Unix { dir: folder };
@@ -256,6 +256,7 @@ impl Guest {
             limits: Limits { processes: 10_000, ..Limits::default() },
             clock_unix_ns: None,
             entropy: None,
+            reseed: None,
         }
     }
 }

@@ -8,10 +8,30 @@ use std::os::fd::RawFd;
 /// 64 only costs memory.
 const TRANSLATION_CACHE_MB: u32 = 64;
 
+/// Descriptor sets: 1 is KVM's.
+const INCOMING_SET: u32 = 2;
+const OUTGOING_SET: u32 = 3;
+
+/// What the state of devices is read from.
+pub(super) fn incoming_uri() -> String {
+    format!("file:/dev/fdset/{INCOMING_SET}")
+}
+
+/// What the state of devices is written to.
+pub(super) fn outgoing_path() -> String {
+    format!("/dev/fdset/{OUTGOING_SET}")
+}
+
 /// Descriptors that QEMU inherits, by number.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Descriptors {
     pub memory: RawFd,
+    /// Whether the memory is a template's: read, and written to nowhere but in this VMM.
+    pub memory_is_template: bool,
+    /// The state of devices to begin with, where the machine does not boot.
+    pub incoming: Option<RawFd>,
+    /// Where the state of devices is written to, should the machine become a template or be suspended.
+    pub outgoing: RawFd,
     pub kernel: RawFd,
     pub initramfs: RawFd,
     pub root: Option<RawFd>,
@@ -31,7 +51,10 @@ pub(super) fn build(spec: &Spec, fds: &Descriptors) -> Vec<String> {
 
     // With a clock of the day: without one the kernel waits a second for it. Without PIC and PIT: the guest's ACPI tables declare neither, its kernel sets up neither, and an
     // interrupt of the timer that arrives at the unprogrammed controller is a division by zero to it.
-    option("-M", "microvm,acpi=on,pic=off,pit=off,rtc=on,memory-backend=memory".to_owned());
+    option(
+        "-M",
+        "microvm,acpi=on,pic=off,pit=off,rtc=on,suppress-vmdesc=on,memory-backend=memory".to_owned(),
+    );
     match spec.accelerator {
         Some(Accelerator::Kvm) => {
             // The VMM's user may not open the device; it gets it opened.
@@ -48,11 +71,23 @@ pub(super) fn build(spec: &Spec, fds: &Descriptors) -> Vec<String> {
     }
     option("-smp", spec.resources.vcpus.to_string());
     option("-m", format!("{memory_mb}M"));
+    let sharing = if fds.memory_is_template { "share=off,readonly=on,rom=off" } else { "share=on" };
     option(
         "-object",
-        format!("memory-backend-file,id=memory,mem-path={},size={memory_mb}M,share=on", file(fds.memory)),
+        format!("memory-backend-file,id=memory,mem-path={},size={memory_mb}M,{sharing}", file(fds.memory)),
     );
+    // QEMU opens files of a descriptor set by what they were opened for.
+    option("-add-fd", format!("fd={},set={OUTGOING_SET}", fds.outgoing));
+    if let Some(incoming) = fds.incoming {
+        option("-add-fd", format!("fd={incoming},set={INCOMING_SET}"));
+        option("-incoming", "defer".to_owned());
+        // The state is that of devices alone, which QEMU writes without its configuration.
+        option("-global", "migration.send-configuration=off".to_owned());
+    }
     args.extend(["-nodefaults", "-no-user-config", "-no-reboot"].map(str::to_owned));
+    if fds.incoming.is_some() {
+        args.push("-S".to_owned());
+    }
     let mut option = |name: &str, value: String| args.extend([name.to_owned(), value]);
     option("-display", "none".to_owned());
     // Nothing that a VMM in the guest's hands could start or become.
@@ -106,25 +141,21 @@ fn kernel_command_line(accelerator: Option<Accelerator>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::{BackendKind, Lifetime, Resources};
+    use crate::spec::{BackendKind, Resources};
     use std::path::PathBuf;
 
     #[test]
     fn there_is_no_network_device_and_no_spawning() {
         let spec = Spec {
-            name: "m".parse().unwrap(),
-            server: "m".to_owned(),
-            backend: BackendKind::Qemu,
             accelerator: Some(Accelerator::Tcg),
-            kernel: PathBuf::from("/k"),
-            initramfs: PathBuf::from("/i"),
             resources: Resources { memory_mb: 300, vcpus: 2 },
-            lifetime: Lifetime::Leased,
-            workload: None,
-            deadline_ms: 1,
+            ..Spec::bare("m".parse().unwrap(), BackendKind::Qemu, PathBuf::from("/k"), PathBuf::from("/i"))
         };
         let fds = Descriptors {
             memory: 10,
+            memory_is_template: false,
+            incoming: None,
+            outgoing: 17,
             kernel: 11,
             initramfs: 12,
             root: Some(13),

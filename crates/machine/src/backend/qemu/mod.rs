@@ -12,12 +12,16 @@ mod console;
 mod overlay;
 pub mod probe;
 mod qmp;
+mod state;
 pub mod tsc;
 
-use super::{BackendError, Boxed, Capabilities, Hosting, Instance};
+use super::{BackendError, Beginning, Boxed, Capabilities, GuestMemory, Hosting, Instance};
 use crate::{
+    cgroup::{Group, Limits},
     log::CappedLog,
     spec::{Accelerator, Spec},
+    supervisor::chain,
+    template::pages::PAGE,
 };
 use casemate_link::{Connector, MuxHandle, mux};
 use casemate_proto::mux::ResetCode;
@@ -27,9 +31,9 @@ use rustix::fs::MemfdFlags;
 use serde_json::json;
 use std::{
     fs::File,
-    io,
+    io::{self, BufReader, Read},
     os::{
-        fd::{AsRawFd, OwnedFd},
+        fd::{AsRawFd, OwnedFd, RawFd},
         unix::net::UnixStream as StdStream,
     },
     path::Path,
@@ -58,16 +62,22 @@ pub struct Vmm {
     pid: u32,
     qmp: Qmp,
     link: MuxHandle,
+    memory: GuestMemory,
+    /// What QEMU writes the state of its devices to.
+    outgoing: File,
     overlay: bool,
     /// Drain what the VMM prints; they end with it.
     drains: Vec<JoinHandle<()>>,
 }
 
 /// Starts a QEMU; its processors run when this returns.
-pub(crate) async fn start(spec: &Spec, hosting: &Hosting) -> Result<Vmm, BackendError> {
+pub(crate) async fn start(spec: &Spec, hosting: &Hosting, beginning: Beginning) -> Result<Vmm, BackendError> {
     let program = probe::find()?;
+    let (memory, incoming, pages) = open_beginning(spec, beginning)?;
+    let (outgoing, outgoing_end) =
+        state::outgoing().map_err(BackendError::system("make room for the state"))?;
     let files = Files::open(spec, hosting)?;
-    let has_overlay = files.overlay.is_some();
+    let (has_overlay, has_incoming) = (files.overlay.is_some(), incoming.is_some());
     let (monitor, monitor_end) = socketpair("make the monitor's socket")?;
     let (console, console_end) = socketpair("make the console's socket")?;
     let (link, link_end) = socketpair("make the link's socket")?;
@@ -80,7 +90,10 @@ pub(crate) async fn start(spec: &Spec, hosting: &Hosting) -> Result<Vmm, Backend
     command.args(args::build(
         spec,
         &args::Descriptors {
-            memory: files.memory.as_raw_fd(),
+            memory: memory.as_raw_fd(),
+            memory_is_template: memory.is_template(),
+            incoming: incoming.as_ref().map(AsRawFd::as_raw_fd),
+            outgoing: outgoing_end.as_raw_fd(),
             kernel: files.kernel.as_raw_fd(),
             initramfs: files.initramfs.as_raw_fd(),
             root: files.root.as_ref().map(AsRawFd::as_raw_fd),
@@ -94,25 +107,51 @@ pub(crate) async fn start(spec: &Spec, hosting: &Hosting) -> Result<Vmm, Backend
     let mut confinement = Confinement {
         uid: confine::vmm_uid(&hosting.home, hosting.record.cid),
         readable: vec![files.kernel, files.initramfs],
-        inherit: vec![files.memory, monitor_end.into(), console_end.into(), link_end.into()],
+        inherit: vec![monitor_end.into(), console_end.into(), link_end.into(), outgoing_end],
     };
+    let bytes = u64::from(spec.resources.memory_mb) << 20;
+    let (own, is_template) =
+        memory.lend(&mut confinement).map_err(BackendError::system("share the guest's memory"))?;
+    confinement.inherit.extend(incoming);
     confinement.readable.extend(files.root);
     confinement.inherit.extend(files.overlay);
     confinement.inherit.extend(files.kvm);
     confinement.apply(&mut command)?;
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
 
+    let mut group =
+        Group::create(&hosting.home, &hosting.dir, &hosting.record.id, &Limits::of_vmm(spec.resources));
     let mut command = Command::from(command);
     let mut child = command.kill_on_drop(true).spawn().map_err(BackendError::system("start QEMU"))?;
     // Closes this process's copies of the VMM's ends, or their end of file would never be seen.
     drop(command);
     let pid = child.id().unwrap_or_default();
+    group.admit(pid);
     let logs = hosting.dir.join("logs");
     let mut drains = vec![console::drain(tokio_stream(console)?, open_log(&logs.join("console.log"))?)];
-    if let Some(stderr) = child.stderr.take() {
-        drains.push(console::drain(stderr, open_log(&logs.join("vmm.log"))?));
+    let mut vmm_log = open_log(&logs.join("vmm.log"))?;
+    for missing in group.missing() {
+        vmm_log.write(format!("[casemate] runs without a limit: {}\n", chain(missing)).as_bytes());
     }
-    let qmp = match Qmp::connect(tokio_stream(monitor)?, GREETING_TIMEOUT).await {
+    if let Some(stderr) = child.stderr.take() {
+        drains.push(console::drain(stderr, vmm_log));
+    }
+    let memory = match is_template {
+        true => GuestMemory::private(own, bytes, pid),
+        false => GuestMemory::shared(own, bytes),
+    };
+    let made = async {
+        let mut qmp = Qmp::connect(tokio_stream(monitor)?, GREETING_TIMEOUT).await?;
+        if let Some(pages) = pages {
+            write_pages(&pages, &memory).map_err(BackendError::system("fill the guest's memory"))?;
+        }
+        if has_incoming {
+            state::load(&mut qmp).await?;
+            qmp.execute("cont", json!({})).await?;
+        }
+        Ok(qmp)
+    };
+    let qmp = match made.await {
         Ok(qmp) => qmp,
         Err(error) => {
             let _ = child.kill().await;
@@ -128,7 +167,87 @@ pub(crate) async fn start(spec: &Spec, hosting: &Hosting) -> Result<Vmm, Backend
     // Why it ends is told to everybody who uses the link.
     tokio::spawn(driver);
     tokio::spawn(refuse_guest(link.clone()));
-    Ok(Vmm { child, pid, qmp, link, overlay: has_overlay, drains })
+    Ok(Vmm { child, pid, qmp, link, memory, outgoing, overlay: has_overlay, drains })
+}
+
+/// The guest's memory before its VMM has it.
+enum Memory {
+    /// All of it.
+    Own(OwnedFd),
+    /// What it begins as.
+    Template(File),
+}
+
+impl Memory {
+    fn is_template(&self) -> bool {
+        matches!(self, Self::Template(_))
+    }
+
+    fn as_raw_fd(&self) -> RawFd {
+        match self {
+            Self::Own(fd) => fd.as_raw_fd(),
+            Self::Template(file) => file.as_raw_fd(),
+        }
+    }
+
+    /// Gives it to the VMM: to write, or only to read. Returns a handle of one's own.
+    fn lend(self, confinement: &mut Confinement) -> io::Result<(File, bool)> {
+        match self {
+            Self::Own(fd) => {
+                let own = fd.try_clone()?.into();
+                confinement.inherit.push(fd);
+                Ok((own, false))
+            }
+            Self::Template(file) => {
+                let own = file.try_clone()?;
+                confinement.readable.push(file);
+                Ok((own, true))
+            }
+        }
+    }
+}
+
+/// The memory, the state of devices to begin with, and the pages to write before.
+fn open_beginning(
+    spec: &Spec,
+    beginning: Beginning,
+) -> Result<(Memory, Option<OwnedFd>, Option<File>), BackendError> {
+    let fresh = || {
+        memfd("casemate-memory", u64::from(spec.resources.memory_mb) << 20)
+            .map(Memory::Own)
+            .map_err(BackendError::system("make the guest's memory"))
+    };
+    let incoming = |state: &[u8]| {
+        state::incoming(state).map(Some).map_err(BackendError::system("hand over the state of the devices"))
+    };
+    match beginning {
+        Beginning::Boot => Ok((fresh()?, None, None)),
+        Beginning::Template(template) => {
+            Ok((Memory::Template(template.memory), incoming(&template.state)?, None))
+        }
+        Beginning::Suspended(suspended) => {
+            let memory = match suspended.base {
+                Some(base) => Memory::Template(base),
+                None => fresh()?,
+            };
+            Ok((memory, incoming(&suspended.state)?, Some(suspended.pages)))
+        }
+    }
+}
+
+/// Gives a suspended machine its pages back.
+fn write_pages(pages: &File, memory: &GuestMemory) -> io::Result<()> {
+    let writer = memory.writer()?;
+    let mut reader = BufReader::with_capacity(1 << 20, pages);
+    let (mut index, mut page) = ([0; 8], [0; PAGE]);
+    loop {
+        match reader.read_exact(&mut index) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
+            read => read?,
+        }
+        reader.read_exact(&mut page)?;
+        writer.write(u64::from_le_bytes(index), &page)?;
+    }
 }
 
 /// Refuses the streams that a guest opens: nothing of the host is there for it.
@@ -140,7 +259,6 @@ async fn refuse_guest(link: MuxHandle) {
 
 /// What the VMM is given to read and write.
 struct Files {
-    memory: OwnedFd,
     kernel: File,
     initramfs: File,
     root: Option<File>,
@@ -151,10 +269,7 @@ struct Files {
 impl Files {
     fn open(spec: &Spec, hosting: &Hosting) -> Result<Self, BackendError> {
         let root = spec.workload.as_ref().map(|workload| open("image", &workload.rootfs)).transpose()?;
-        let memory = memfd("casemate-memory", u64::from(spec.resources.memory_mb) << 20)
-            .map_err(BackendError::system("make the guest's memory"))?;
         Ok(Self {
-            memory,
             kernel: open("kernel", &spec.kernel)?,
             initramfs: open("initramfs", &spec.initramfs)?,
             kvm: match spec.accelerator {
@@ -173,12 +288,13 @@ impl Files {
 impl Instance for Vmm {
     fn capabilities(&self) -> Capabilities {
         Capabilities {
-            snapshot: false,
+            // The overlay is a device in memory that no file holds.
+            snapshot: !self.overlay,
             pause: true,
             resume: true,
             kill: true,
             cut_link: true,
-            set_clock: false,
+            set_clock: true,
             writable_overlay: self.overlay,
             conversations: false,
         }
@@ -202,6 +318,14 @@ impl Instance for Vmm {
 
     fn resume(&mut self) -> Boxed<'_, Result<(), BackendError>> {
         Box::pin(async { self.qmp.execute("cont", json!({})).await.map(drop) })
+    }
+
+    fn save(&mut self) -> Boxed<'_, Result<Vec<u8>, BackendError>> {
+        Box::pin(state::save(&mut self.qmp, &self.outgoing))
+    }
+
+    fn memory(&self) -> &GuestMemory {
+        &self.memory
     }
 
     fn cut_link(&mut self) {

@@ -3,7 +3,7 @@
 use super::super::BackendError;
 use std::{
     io::Read,
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{MetadataExt, PermissionsExt},
     path::PathBuf,
     process::{Command, Stdio},
 };
@@ -51,6 +51,30 @@ pub fn find() -> Result<PathBuf, BackendError> {
                 .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
         })
         .ok_or(BackendError::Missing { program: PROGRAM, remedy: REMEDY })
+}
+
+/// Which build of QEMU is installed: asking it for its version would take as long as a restore.
+pub(crate) fn build() -> Result<String, BackendError> {
+    let path = find()?;
+    let meta = std::fs::metadata(&path);
+    let meta = meta.map_err(|source| BackendError::Open { what: "QEMU", path: path.clone(), source })?;
+    Ok(format!(
+        "{} of {} bytes, changed at {}.{}",
+        path.display(),
+        meta.len(),
+        meta.mtime(),
+        meta.mtime_nsec()
+    ))
+}
+
+/// The processor of this host, as far as a guest under KVM sees it.
+pub(crate) fn host_cpu() -> String {
+    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    // Of the first processor; its speed changes all the time.
+    let told = ["vendor_id", "cpu family", "model", "model name", "stepping", "microcode", "flags"];
+    let first = text.lines().take_while(|line| !line.is_empty());
+    let lines = first.filter(|line| told.iter().any(|name| line.split('\t').next() == Some(name)));
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 /// Asks QEMU for its version: the numbers, and its package's words for it. Takes some 0.1 s.

@@ -6,9 +6,9 @@ use crate::{
     home::Home,
     log::CappedLog,
     record::Record,
-    spec::{BackendKind, Lifetime, Resources, Spec},
+    spec::{BackendKind, Spec},
     supervise::{self, Answer, Asked, Request},
-    supervisor::shared::{Recorder, Shared},
+    supervisor::shared::{Link, Recorder, Shared, Use},
 };
 use casemate_link::{Connector, handshake, port_socket};
 use casemate_proto::{
@@ -51,22 +51,18 @@ impl Machine {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let home = Home::open(&dir.path().join("home")).unwrap();
-        let spec = Spec {
-            name: "m".parse().unwrap(),
-            server: "m".to_owned(),
-            backend: BackendKind::Qemu,
-            accelerator: None,
-            kernel: PathBuf::new(),
-            initramfs: PathBuf::new(),
-            resources: Resources { memory_mb: 1, vcpus: 1 },
-            lifetime: Lifetime::Leased,
-            workload: None,
-            deadline_ms: 1,
-        };
+        let nowhere = PathBuf::new;
+        let spec = Spec::bare("m".parse().unwrap(), BackendKind::Qemu, nowhere(), nowhere());
         let shared = Shared {
             recorder: Rc::new(Recorder::new(home, Record::planned("1".to_owned(), Cid(100), &spec))),
-            epoch: "one".to_owned(),
-            connector: Connector::Unix { dir: dir.path().to_owned() },
+            link: RefCell::new(Some(Link {
+                connector: Connector::Unix { dir: dir.path().to_owned() },
+                epoch: "one".to_owned(),
+            })),
+            usage: Use::default(),
+            may_be_suspended: false,
+            paused: Cell::new(false),
+            carrier: RefCell::default(),
             capabilities: Capabilities {
                 snapshot: false,
                 pause: false,

@@ -1,0 +1,36 @@
+//! Being told to end: everything that was started ends first.
+
+use crate::{failure::Failure, workspace::Layout};
+use std::{process, thread};
+use tokio::{
+    runtime,
+    signal::unix::{SignalKind, signal},
+};
+
+/// What a shell says of a program that was interrupted.
+const INTERRUPTED: i32 = 130;
+
+/// Watches, in a thread of its own, for the signals that ask a program to end.
+pub fn watch(layout: Layout) -> Result<(), Failure> {
+    let failed = || Failure::system("watch for signals");
+    let runtime = runtime::Builder::new_current_thread().enable_io().build().map_err(failed())?;
+    let mut signals = {
+        let _entered = runtime.enter();
+        (
+            signal(SignalKind::interrupt()).map_err(failed())?,
+            signal(SignalKind::terminate()).map_err(failed())?,
+        )
+    };
+    thread::spawn(move || {
+        runtime.block_on(async {
+            tokio::select! {
+                _ = signals.0.recv() => {}
+                _ = signals.1.recv() => {}
+            }
+        });
+        eprintln!("bench: interrupted; ending what was started");
+        layout.clean();
+        process::exit(INTERRUPTED);
+    });
+    Ok(())
+}

@@ -1,0 +1,96 @@
+//! Clones of one template share no random number, and would without what is done about it.
+//!
+//! Two machines are restored by hand from the memory and the devices of one machine whose server has drawn
+//! from each of its generators, so that what generators keep ahead is there:
+//!
+//! | treatment | numbers of the runtime | numbers of the kernel |
+//! | --- | --- | --- |
+//! | nothing | equal | equal |
+//! | the kernel reseeded, no hooks | equal | differ |
+//! | the kernel reseeded, with the hooks | differ | differ |
+//!
+//! The first two show that the third can fail. What the program itself does with templates is looked at from
+//! outside, in machines that it has started.
+
+mod machine;
+mod sources;
+
+use crate::home::Home;
+use casemate_image::source::Source;
+use casemate_proto::control::Reseed;
+use machine::{Clone, Template, Treatment};
+use serde_json::{Map, Value};
+
+/// Numbers whose names begin so come from the kernel.
+const KERNEL: &str = "kernel: ";
+
+/// How often clones are looked at that should be equal in what the kernel gave: one of them may have drawn
+/// after its kernel had reseeded itself, as it does every few seconds.
+const LOOKS: usize = 5;
+
+#[tokio::test]
+async fn node() {
+    check(|_| Source::Dir(sources::fixture("node")), Reseed::Node).await;
+}
+
+#[tokio::test]
+async fn python() {
+    check(|_| Source::Dir(sources::fixture("python")), Reseed::Python).await;
+}
+
+/// Nothing can be preloaded into a static program: an OpenSSL that has drawn draws the same in each clone,
+/// whatever is done. So such a program is started in each machine anew.
+#[tokio::test]
+async fn a_static_openssl_cannot_be_helped() {
+    let template = template(static_openssl, Some(Reseed::Kernel)).await;
+    let (one, other) = draws(&template, Treatment::Adopted).await;
+    compare(&one, &other, |name| name.starts_with(KERNEL));
+}
+
+async fn check(source: impl Fn(&Home) -> Source, kind: Reseed) {
+    let bare = template(&source, None).await;
+    let (mut one, mut other) = draws(&bare, Treatment::Nothing).await;
+    for _ in 1..LOOKS {
+        if one == other {
+            break;
+        }
+        compare(&runtimes(&one), &runtimes(&other), |_| false);
+        (one, other) = draws(&bare, Treatment::Nothing).await;
+    }
+    compare(&one, &other, |_| false);
+    let (one, other) = draws(&bare, Treatment::Adopted).await;
+    compare(&one, &other, |name| name.starts_with(KERNEL));
+
+    let hooked = template(&source, Some(kind)).await;
+    let (one, other) = draws(&hooked, Treatment::Adopted).await;
+    compare(&one, &other, |_| true);
+}
+
+fn static_openssl(home: &Home) -> Source {
+    Source::Command(vec![sources::compile_openssl(home).to_string_lossy().into_owned()])
+}
+
+async fn template(source: impl Fn(&Home) -> Source, reseed: Option<Reseed>) -> Template {
+    let home = Home::new();
+    let image = sources::image(&home, source(&home));
+    Template::of(home, image, reseed).await
+}
+
+/// What two clones of a template draw.
+async fn draws(template: &Template, treatment: Treatment) -> (Map<String, Value>, Map<String, Value>) {
+    let one = Clone::of(template, treatment).await.draw().await;
+    (one, Clone::of(template, treatment).await.draw().await)
+}
+
+fn runtimes(drawn: &Map<String, Value>) -> Map<String, Value> {
+    drawn.iter().filter(|(name, _)| !name.starts_with(KERNEL)).map(|(n, v)| (n.clone(), v.clone())).collect()
+}
+
+/// Each number differs or not, as is said of its name.
+fn compare(one: &Map<String, Value>, other: &Map<String, Value>, differs: impl Fn(&str) -> bool) {
+    assert!(!one.is_empty());
+    assert!(one.keys().eq(other.keys()), "{one:?} and {other:?}");
+    for (name, value) in one {
+        assert_eq!(*value != other[name], differs(name), "{name}: {value} and {}", other[name]);
+    }
+}

@@ -1,0 +1,84 @@
+//! The state of processors and devices: 12 KiB or so beside the guest's memory.
+//!
+//! QEMU writes it with `xen-save-devices-state`, which despite its name saves the devices of any machine and
+//! no memory, and reads it as the whole of a migration. Memory never passes through QEMU: a template's is a
+//! file, and a suspended machine's own pages are read and written beside it.
+
+use super::{args, memfd, qmp::Qmp};
+use crate::{backend::BackendError, template::STATE_BYTES};
+use rustix::fs::{Mode, OFlags};
+use serde_json::{Value, json};
+use std::{
+    fs::File,
+    io::{self, Read},
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::fs::FileExt,
+    },
+    time::{Duration, Instant},
+};
+
+/// How long QEMU may take to read the state; it takes some milliseconds.
+const LOAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How often it is asked whether it has.
+const LOAD_POLL: Duration = Duration::from_millis(1);
+
+/// A state to begin with, as a descriptor to inherit.
+pub(super) fn incoming(state: &[u8]) -> io::Result<OwnedFd> {
+    let file = File::from(memfd("casemate-incoming", 0)?);
+    file.write_all_at(state, 0)?;
+    reopen(&file, OFlags::RDONLY)
+}
+
+/// Where the state will be written to, and the end of it that the VMM inherits.
+pub(super) fn outgoing() -> io::Result<(File, OwnedFd)> {
+    let file = File::from(memfd("casemate-outgoing", 0)?);
+    let end = reopen(&file, OFlags::WRONLY)?;
+    Ok((file, end))
+}
+
+/// QEMU takes a descriptor only for what it was opened for.
+fn reopen(file: &File, flags: OFlags) -> io::Result<OwnedFd> {
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    Ok(rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+/// Stops the machine and returns the state.
+pub(super) async fn save(qmp: &mut Qmp, outgoing: &File) -> Result<Vec<u8>, BackendError> {
+    const COMMAND: &str = "xen-save-devices-state";
+    qmp.execute("stop", json!({})).await?;
+    // It has no live copy of a disk to make, which is what `live` would be for.
+    let target = json!({ "filename": args::outgoing_path(), "live": false });
+    qmp.execute(COMMAND, target).await?;
+    let mut state = Vec::new();
+    let mut reader = File::from(
+        reopen(outgoing, OFlags::RDONLY).map_err(BackendError::system("read the state of the devices"))?,
+    )
+    .take(STATE_BYTES as u64 + 1);
+    reader.read_to_end(&mut state).map_err(BackendError::system("read the state of the devices"))?;
+    if state.is_empty() || state.len() > STATE_BYTES {
+        let reason = format!("the state is {} bytes long", state.len());
+        return Err(BackendError::Monitor { command: COMMAND, reason });
+    }
+    Ok(state)
+}
+
+/// Has a machine that was started with `-incoming defer` take its state; its processors stand afterwards.
+pub(super) async fn load(qmp: &mut Qmp) -> Result<(), BackendError> {
+    const COMMAND: &str = "migrate-incoming";
+    qmp.execute(COMMAND, json!({ "uri": args::incoming_uri() })).await?;
+    let until = Instant::now() + LOAD_TIMEOUT;
+    while Instant::now() < until {
+        let told = qmp.execute("query-migrate", json!({})).await?;
+        match told.get("status").and_then(Value::as_str) {
+            Some("completed") => return Ok(()),
+            Some("failed") => {
+                let reason = told.get("error-desc").and_then(Value::as_str).unwrap_or("it failed").to_owned();
+                return Err(BackendError::Monitor { command: COMMAND, reason });
+            }
+            _ => tokio::time::sleep(LOAD_POLL).await,
+        }
+    }
+    Err(BackendError::Monitor { command: COMMAND, reason: "not done in time".to_owned() })
+}

@@ -1,0 +1,272 @@
+//! A machine is suspended while nobody uses it, and goes on with its state when somebody does.
+//!
+//! Kept are the pages that are not as in its template, on disk, and the state of its devices, in this process.
+//! What speaks with the server does not notice: its stream is [carried](super::carrier).
+
+use super::{
+    ending::{Ending, chain},
+    phases::{self, Woken},
+    shared::{Link, Shared},
+};
+use crate::{
+    backend::{Beginning, Hosting, Instance, Suspended},
+    control::{Control, ControlError},
+    home::open_lock,
+    record::State,
+    spec::Spec,
+    template::pages::{Digest, PAGE},
+};
+use casemate_proto::{control::Request, port};
+use rustix::fs::{Mode, OFlags};
+use std::{
+    fs::{self, File},
+    io::{self, BufWriter, Write},
+    path::PathBuf,
+    rc::Rc,
+    time::Duration,
+};
+use tokio::time::{Instant, timeout};
+
+/// The file of a suspended machine, in its folder.
+pub(crate) const FILE: &str = "suspended";
+
+/// How long the agent may take to let go of the conversation.
+const PARK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long other machines may take to be suspended before this one.
+const TURN_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Free space that is left to others.
+const SPARE_BYTES: u64 = 64 << 20;
+
+/// With a VMM, or without one.
+pub(super) enum Machine {
+    Awake(Box<dyn Instance>),
+    Asleep(Asleep),
+}
+
+impl Machine {
+    pub(super) fn instance(&mut self) -> Option<&mut (dyn Instance + 'static)> {
+        match self {
+            Self::Awake(instance) => Some(&mut **instance),
+            Self::Asleep(_) => None,
+        }
+    }
+}
+
+/// A machine without a VMM.
+pub(super) struct Asleep {
+    path: PathBuf,
+    digest: String,
+    bytes: u64,
+    base: Option<File>,
+    state: Vec<u8>,
+}
+
+/// Why a machine stays awake.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Restless {
+    /// Somebody uses it after all.
+    #[error("it is used")]
+    Used,
+    /// Others are being suspended.
+    #[error("others are being suspended")]
+    Turn,
+    /// The agent did not let go of the conversation.
+    #[error("cannot let go of its conversation")]
+    Park(#[source] ControlError),
+    /// The conversation is over, or its client does not read.
+    #[error("its conversation does not rest")]
+    Conversation,
+    /// The VMM failed.
+    #[error("cannot save its devices")]
+    Devices(#[source] crate::backend::BackendError),
+    /// Suspended machines take all the space that they may.
+    #[error("suspended machines take {taken} MiB and it needs {needed} more, of {allowed} (suspend_disk)")]
+    Allowance {
+        /// MiB.
+        taken: u64,
+        /// MiB.
+        needed: u64,
+        /// MiB.
+        allowed: u64,
+    },
+    /// It cannot be written.
+    #[error("cannot write its memory")]
+    Write(#[source] io::Error),
+}
+
+/// Suspends a machine. On failure it goes on as it was.
+pub(super) async fn suspend(
+    spec: &Spec,
+    hosting: &Hosting,
+    shared: &Rc<Shared>,
+    instance: &mut dyn Instance,
+) -> Result<Asleep, Restless> {
+    let _turn = turn(hosting).await?;
+    // From here on whoever wants to use the machine waits.
+    if shared.usage.idle_since().is_none() {
+        return Err(Restless::Used);
+    }
+    let link = shared.link.take().ok_or(Restless::Used)?;
+    let result = fall_asleep(spec, hosting, shared, instance, &link).await;
+    if let Err(error) = &result {
+        shared.note(&format!("stays awake: {}", chain(error)));
+        let _ = fs::remove_file(hosting.dir.join(FILE));
+        // A VMM that does not go on is seen by the watch on its health.
+        let _ = instance.resume().await;
+        go_on_talking(shared, &link).await;
+        *shared.link.borrow_mut() = Some(link);
+    }
+    result
+}
+
+async fn fall_asleep(
+    spec: &Spec,
+    hosting: &Hosting,
+    shared: &Shared,
+    instance: &mut dyn Instance,
+    link: &Link,
+) -> Result<Asleep, Restless> {
+    let carrier = shared.carrier.borrow().clone();
+    if let Some(carrier) = &carrier {
+        carrier.hold();
+    }
+    let park = async {
+        let mut control = Control::open(&link.connector, &link.epoch, PARK_TIMEOUT).await?;
+        control.request::<serde_json::Value>("park", Request::Park, PARK_TIMEOUT).await
+    };
+    park.await.map_err(Restless::Park)?;
+    if let Some(carrier) = &carrier
+        && timeout(PARK_TIMEOUT, carrier.parked()).await != Ok(true)
+    {
+        return Err(Restless::Conversation);
+    }
+    let state = instance.save().await.map_err(Restless::Devices)?;
+    let (path, memory) = (hosting.dir.join(FILE), instance.memory());
+    let needed = count(memory).map_err(Restless::Write)?;
+    let taken = taken(hosting);
+    if taken + needed > spec.suspend_disk_bytes {
+        let (taken, needed, allowed) = (taken >> 20, needed >> 20, spec.suspend_disk_bytes >> 20);
+        return Err(Restless::Allowance { taken, needed, allowed });
+    }
+    let free = rustix::fs::statvfs(&hosting.dir).map_err(|errno| Restless::Write(errno.into()))?;
+    if free.f_bavail * free.f_frsize < needed + SPARE_BYTES {
+        return Err(Restless::Write(io::ErrorKind::StorageFull.into()));
+    }
+    let (digest, bytes) = write(memory, &path).map_err(Restless::Write)?;
+    let base = memory.base().map(File::try_clone).transpose().map_err(Restless::Write)?;
+    Ok(Asleep { path, digest, bytes, base, state })
+}
+
+/// One machine is suspended at a time: each reads and writes as fast as it can.
+async fn turn(hosting: &Hosting) -> Result<File, Restless> {
+    let path = hosting.home.machines().join("suspend.lock");
+    let file = open_lock(&path).map_err(|_| Restless::Turn)?;
+    let taken = async {
+        while file.try_lock().is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(TURN_TIMEOUT, taken).await.map_err(|_| Restless::Turn)?;
+    Ok(file)
+}
+
+fn count(memory: &crate::backend::GuestMemory) -> io::Result<u64> {
+    let mut bytes = 0;
+    memory.each_own_page(|_, page| {
+        bytes += (8 + page.len()) as u64;
+        Ok(())
+    })?;
+    Ok(bytes)
+}
+
+/// What suspended machines of this home take on disk.
+fn taken(hosting: &Hosting) -> u64 {
+    let folders = fs::read_dir(hosting.home.machines()).into_iter().flatten().flatten();
+    folders.filter_map(|folder| Some(fs::metadata(folder.path().join(FILE)).ok()?.len())).sum()
+}
+
+fn write(memory: &crate::backend::GuestMemory, path: &std::path::Path) -> io::Result<(String, u64)> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let file = File::from(rustix::fs::open(path, flags, Mode::from(0o600))?);
+    let (mut out, mut digest, mut bytes) = (BufWriter::with_capacity(1 << 20, file), Digest::default(), 0);
+    memory.each_own_page(|index, page| {
+        digest.add(index, page);
+        bytes += (8 + PAGE) as u64;
+        out.write_all(&index.to_le_bytes())?;
+        out.write_all(page)
+    })?;
+    out.flush()?;
+    Ok((digest.finish(), bytes))
+}
+
+impl Asleep {
+    /// What it takes on disk.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// What a VMM begins with; the file is compared with its digest.
+    fn open(&self) -> io::Result<Suspended> {
+        let pages = File::open(&self.path)?;
+        if self.verify(&pages)? != self.digest {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "its memory on disk has changed"));
+        }
+        let base = self.base.as_ref().map(File::try_clone).transpose()?;
+        Ok(Suspended { base, pages, state: self.state.clone() })
+    }
+
+    fn verify(&self, pages: &File) -> io::Result<String> {
+        use std::os::unix::fs::FileExt;
+        const RECORD: usize = 8 + PAGE;
+        let (mut digest, mut chunk) = (Digest::default(), vec![0; 64 * RECORD]);
+        let mut offset = 0;
+        while offset < self.bytes {
+            let length = chunk.len().min((self.bytes - offset) as usize);
+            pages.read_exact_at(&mut chunk[..length], offset)?;
+            for record in chunk[..length].chunks_exact(RECORD) {
+                let (index, page) = record.split_at(8);
+                digest.add(u64::from_le_bytes(index.try_into().unwrap_or_default()), page);
+            }
+            offset += length as u64;
+        }
+        Ok(digest.finish())
+    }
+}
+
+/// Starts a VMM for a suspended machine and joins everything to it that was there before.
+pub(super) async fn resume(
+    spec: &Spec,
+    hosting: &Hosting,
+    shared: &Rc<Shared>,
+    asleep: &Asleep,
+) -> Result<Box<dyn Instance>, Ending> {
+    let suspended = asleep.open().map_err(|error| Ending::Resume(chain(&error)))?;
+    let deadline = Instant::now() + Duration::from_millis(spec.deadline_ms);
+    let recorder = &shared.recorder;
+    let woken = phases::wake(spec, hosting, Beginning::Suspended(suspended), deadline, |pid| {
+        recorder.update(|record| record.pid = Some(pid));
+    });
+    let Woken { instance, link, .. } = woken.await.map_err(|ending| Ending::Resume(ending.to_string()))?;
+    *shared.link.borrow_mut() = Some(link.clone());
+    phases::follow_server(shared).await?;
+    go_on_talking(shared, &link).await;
+    recorder.update(|record| {
+        record.state = State::Ready;
+        record.suspend_bytes = None;
+    });
+    // Left behind, it would be removed with the machine.
+    let _ = fs::remove_file(&asleep.path);
+    Ok(instance)
+}
+
+async fn go_on_talking(shared: &Shared, link: &Link) {
+    let carrier = shared.carrier.borrow().clone();
+    let Some(carrier) = carrier else { return };
+    match link.connector.connect(port::CONVERSATION).await {
+        Ok(stream) => carrier.go_on(stream).await,
+        // It was not parked: the stream that there is goes on.
+        Err(_) => carrier.release(),
+    }
+}

@@ -1,0 +1,124 @@
+//! A template's key: a digest of everything that its memory depends on.
+
+use super::Level;
+use crate::{
+    backend::{BackendError, qemu::probe},
+    spec::{Accelerator, Spec},
+};
+use serde::Serialize;
+use std::{collections::BTreeMap, fs, io, path::Path};
+
+/// Changes when machines are made differently, so that older templates are not taken for current ones.
+const LAYOUT: u32 = 1;
+
+/// Why a machine can have no template.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    /// Nothing runs in it.
+    #[error("nothing runs in it")]
+    NoServer,
+    /// Writes to its root go to a device of their own.
+    #[error("its root is writable")]
+    Overlay,
+    /// The kernel cannot be looked at.
+    #[error("cannot look at the kernel")]
+    Kernel(#[source] io::Error),
+    /// There is no VMM.
+    #[error(transparent)]
+    Vmm(#[from] BackendError),
+}
+
+/// What a template depends on. Nothing of it is secret but what stands behind `configuration`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, serde::Deserialize)]
+pub struct Ingredients {
+    /// [`LAYOUT`].
+    pub layout: u32,
+    /// The program's version.
+    pub version: String,
+    /// The protocol between supervisor and agent.
+    pub protocol: u32,
+    /// How far it has come.
+    pub level: Level,
+    /// The kernel's folder and the size of its image.
+    pub kernel: String,
+    /// The initramfs, named by its digest; the agent is in it.
+    pub initramfs: String,
+    /// Which build of the VMM.
+    pub vmm: String,
+    /// What executes instructions.
+    pub accelerator: Option<Accelerator>,
+    /// The processor that guests see.
+    pub cpu: String,
+    /// MiB.
+    pub memory_mb: u32,
+    /// Virtual processors.
+    pub vcpus: u32,
+    /// The image's digest.
+    pub image: String,
+    /// A keyed digest of every configured value: command, environment, folder, limits.
+    pub configuration: String,
+}
+
+impl Ingredients {
+    /// Of the template of this level that a machine could be restored from; `secret` keys the digest of what
+    /// may hold a password.
+    pub fn of(spec: &Spec, level: Level, secret: &[u8; 32]) -> Result<Self, KeyError> {
+        let workload = spec.workload.as_ref().ok_or(KeyError::NoServer)?;
+        if workload.overlay {
+            return Err(KeyError::Overlay);
+        }
+        #[derive(Serialize)]
+        struct Configured<'a> {
+            command: Option<&'a [String]>,
+            env: Option<&'a BTreeMap<String, String>>,
+            cwd: Option<&'a str>,
+            limits: casemate_proto::control::Limits,
+            transport: casemate_proto::control::Transport,
+            reseed: Option<casemate_proto::control::Reseed>,
+        }
+        // A template without a server holds nothing of its configuration.
+        let server = level == Level::Server;
+        let configured = Configured {
+            command: server.then_some(&workload.command),
+            env: server.then_some(&workload.env),
+            cwd: server.then_some(&workload.cwd),
+            limits: workload.limits,
+            transport: workload.transport,
+            reseed: workload.reseed.filter(|_| server),
+        };
+        // Strings and numbers: it serialises.
+        let configured = serde_json::to_vec(&configured).unwrap_or_default();
+        let emulated = spec.accelerator != Some(Accelerator::Kvm);
+        Ok(Self {
+            layout: LAYOUT,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            protocol: casemate_proto::control::VERSION,
+            level,
+            kernel: kernel(&spec.kernel)?,
+            initramfs: name(&spec.initramfs),
+            vmm: probe::build()?,
+            accelerator: spec.accelerator,
+            cpu: if emulated { "emulated".to_owned() } else { probe::host_cpu() },
+            memory_mb: spec.resources.memory_mb,
+            vcpus: spec.resources.vcpus,
+            image: workload.image.clone(),
+            configuration: blake3::keyed_hash(secret, &configured).to_hex().to_string(),
+        })
+    }
+
+    /// The key: 32 hexadecimal digits.
+    pub fn key(&self) -> String {
+        // Strings and numbers: it serialises.
+        let text = serde_json::to_vec(self).unwrap_or_default();
+        blake3::hash(&text).to_hex().as_str()[..32].to_owned()
+    }
+}
+
+fn kernel(path: &Path) -> Result<String, KeyError> {
+    let size = fs::metadata(path).map_err(KeyError::Kernel)?.len();
+    Ok(format!("{}/{size}", name(path.parent().unwrap_or(path))))
+}
+
+fn name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
