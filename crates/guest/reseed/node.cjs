@@ -27,6 +27,7 @@
   };
   restore('NODE_OPTIONS', required, ' ');
   restore('LD_PRELOAD', library, ':');
+  restore('NODE_COMPILE_CACHE', '/run/casemate-code', ':');
   if (process.execArgv[0] === '--require' && process.execArgv[1] === __filename) process.execArgv.splice(0, 2);
 
   const addon = { exports: {} };

@@ -180,12 +180,12 @@ fn identify(return_address: usize) -> Caller {
         !rand_bytes.is_null() && look_up(rand_bytes).is_some_and(|at| at.base == place.base);
     if is_executable(&place) {
         // Others in the executable do want to know the process id.
-        let generator = !place.symbol.is_null() && {
-            // SAFETY: as above.
-            let name = unsafe { CStr::from_ptr(place.symbol) }.to_bytes();
-            name.starts_with(b"ossl_prov_drbg_") || name.starts_with(b"RAND_DRBG_")
+        let asks = calls(return_address, symbol(null_mut(), c"openssl_get_fork_id"));
+        return if exports_openssl && (asks || is_openssl(&place)) {
+            Caller::Runtime
+        } else {
+            Caller::Stranger
         };
-        return if exports_openssl && generator { Caller::Runtime } else { Caller::Stranger };
     }
     match exports_openssl {
         true => Caller::Library,
@@ -193,6 +193,31 @@ fn identify(return_address: usize) -> Caller {
         false if contains(place.base, b"/drbg") => Caller::Extension,
         false => Caller::Stranger,
     }
+}
+
+/// Whether the instruction before an address calls a function directly.
+fn calls(return_address: usize, function: *mut c_void) -> bool {
+    const CALL: u8 = 0xe8;
+    // SAFETY: the instruction that was executed last in the caller ends there, and is five bytes long or has
+    // others before it.
+    let (opcode, distance) = unsafe {
+        let call = (return_address - 5) as *const u8;
+        (*call, call.add(1).cast::<i32>().read_unaligned())
+    };
+    opcode == CALL && return_address.wrapping_add_signed(distance as isize) == function as usize
+}
+
+/// Whether a function of an executable that contains OpenSSL is one of its generators', where there is no such
+/// call to go by.
+fn is_openssl(place: &DlInfo) -> bool {
+    if place.symbol.is_null() {
+        return false;
+    }
+    // SAFETY: a string of the dynamic linker, which lives as long as the object does.
+    let name = unsafe { CStr::from_ptr(place.symbol) }.to_bytes();
+    [&b"ossl_prov_drbg_"[..], b"ossl_drbg_", b"RAND_DRBG_", b"drbg_"]
+        .iter()
+        .any(|start| name.starts_with(start))
 }
 
 fn is_executable(place: &DlInfo) -> bool {

@@ -10,9 +10,10 @@ use crate::reseed::{Hooked, Reseeder};
 use crate::server::{Process, Server};
 use crate::{boot, exec, failure, inventory, log, procfs, root, sys};
 use casemate_proto::control::{
-    Adopt, Clones, Configure, Failure, FailureCode, Inventory, Limits, Pong, Root, ServerState, Settled,
-    Started, Stats, VERSION, Welcome,
+    Adopt, Clones, Configure, Failure, FailureCode, Inventory, Limits, Pong, Reseed, Root, ServerState,
+    Settled, Started, Stats, VERSION, Welcome,
 };
+use casemate_proto::limits::STOP_GRACE;
 use rustix::time::{ClockId, Timespec};
 use std::ffi::CString;
 use std::os::fd::AsFd;
@@ -150,6 +151,10 @@ impl Agent {
             let reseeder = Reseeder::install(&run, Path::new("/run"), kind)
                 .map_err(|error| failure::new(FailureCode::System, format!("install hooks: {error}")))?;
             reseeder.extend_environment(&mut config.env);
+            if kind == Reseed::Node {
+                let kept = root::mount_code_cache().map_err(|error| failure::system(&error))?;
+                config.env.entry("NODE_COMPILE_CACHE".to_owned()).or_insert(kept);
+            }
             launch = Launch::new(&config, inside, self.filter.clone())?;
             *lock(&self.reseeder) = Some(reseeder);
         }
@@ -234,6 +239,22 @@ impl Agent {
         let turn = self.server.turn().await;
         let process = self.server.ensure(&turn)?;
         Ok(Started { pid: process.pid as u32 })
+    }
+
+    /// `rinse`: ends a server that was started for what its runtime keeps of it.
+    pub async fn rinse(&self) -> Result<(), Failure> {
+        self.own_kernel("rinsing")?;
+        self.seat.free().await;
+        let turn = self.server.turn().await;
+        self.server.stop(&turn, STOP_GRACE).await;
+        self.server.forget(&turn);
+        let failed = |error: std::io::Error| {
+            failure::new(FailureCode::System, format!("remove what the server wrote: {error}"))
+        };
+        root::wipe().map_err(failed)?;
+        root::seal_code_cache().map_err(failed)?;
+        self.journal.clear();
+        Ok(())
     }
 
     /// `settle`: waits until the server has used next to no processor time for a while, then freezes it.

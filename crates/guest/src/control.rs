@@ -19,7 +19,7 @@ use tokio::time::timeout;
 const READ_BYTES: usize = 16 << 10;
 
 /// The names on the wire, to tell an unknown method from wrong parameters of a known one.
-const METHODS: [&str; 13] = [
+const METHODS: [&str; 14] = [
     "hello",
     "configure",
     "start",
@@ -29,6 +29,7 @@ const METHODS: [&str; 13] = [
     "exec",
     "inventory",
     "watch",
+    "rinse",
     "settle",
     "adopt",
     "park",
@@ -192,6 +193,10 @@ async fn dispatch(agent: &Arc<Agent>, id: u64, request: Request) -> Result<Outco
             return Ok(Outcome::Exec(Reply::done(id, &started), Box::new(running)));
         }
         Request::Inventory => Reply::done(id, &agent.inventory()),
+        Request::Rinse => {
+            agent.rinse().await?;
+            Reply::done(id, &Value::Object(Default::default()))
+        }
         Request::Settle => Reply::done(id, &agent.settle().await?),
         Request::Adopt(adopt) => {
             agent.adopt(&adopt)?;

@@ -33,7 +33,7 @@ impl Seat {
     }
 
     /// Waits until nobody holds the conversation.
-    async fn free(&self) {
+    pub async fn free(&self) {
         // The sender is this value's own.
         let _ = self.0.subscribe().wait_for(|&held| !held).await;
     }

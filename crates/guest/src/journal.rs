@@ -83,6 +83,11 @@ impl Journal {
         self.changed.notify_waiters();
     }
 
+    /// Forgets everything.
+    pub fn clear(&self) {
+        *lock(&self.record) = Record::default();
+    }
+
     /// Has later followers begin where the furthest has come to: the host that followed knows the rest.
     pub fn mark(&self) {
         let mut record = lock(&self.record);

@@ -21,6 +21,15 @@ pub const HOME: &str = "/home/casemate";
 /// Folders inside the root that can be written to.
 pub const WRITABLE: [&str; 4] = ["/tmp", "/run", HOME, "/dev/shm"];
 
+/// Where a runtime keeps the code that it compiled, inside the root.
+const CODE_CACHE: &str = "/run/casemate-code";
+
+/// Names in `/run` that are mounted.
+const MOUNTED: [&str; 2] = ["casemate", "casemate-code"];
+
+/// What compiled code may take: that of a large server takes some 10 MiB.
+const CODE_CACHE_OPTIONS: &str = "size=32m,mode=700";
+
 const LOWER: &str = "/layers/lower";
 const UPPER: &str = "/layers/upper";
 
@@ -148,6 +157,46 @@ fn fill_dev(limits: &Limits) -> Result<(), RootError> {
     rustix::mount::mount_remount(inside("/dev"), flags | MountFlags::RDONLY, "").map_err(|error| {
         RootError::Mount { what: "tmpfs".into(), target: inside("/dev"), source: error.into() }
     })
+}
+
+/// Mounts a folder for compiled code and says where it is inside the root.
+pub fn mount_code_cache() -> Result<String, RootError> {
+    let target = inside(CODE_CACHE);
+    create_folder(&target)?;
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    let options = format!("{CODE_CACHE_OPTIONS},uid={SERVER_ID},gid={SERVER_ID}");
+    mount("tmpfs", &target, "tmpfs", flags, Some(&options))?;
+    Ok(CODE_CACHE.to_owned())
+}
+
+/// Makes compiled code unchangeable: what a server's clones execute, none of them may have written. Does
+/// nothing where there is none.
+pub fn seal_code_cache() -> io::Result<()> {
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC | MountFlags::RDONLY;
+    match rustix::mount::mount_remount(inside(CODE_CACHE), flags, "") {
+        // No such folder, or nothing mounted on it.
+        Err(Errno::NOENT | Errno::INVAL) => Ok(()),
+        remounted => Ok(remounted?),
+    }
+}
+
+/// Empties the folders that a server can write to, but for what is mounted in them. No server may run.
+pub fn wipe() -> io::Result<()> {
+    for folder in WRITABLE {
+        for entry in std::fs::read_dir(inside(folder))? {
+            let entry = entry?;
+            if folder == "/run" && MOUNTED.iter().any(|name| entry.file_name() == *name) {
+                continue;
+            }
+            // Neither follows a link.
+            if entry.file_type()?.is_dir() {
+                std::fs::remove_dir_all(entry.path())?;
+            } else {
+                std::fs::remove_file(entry.path())?;
+            }
+        }
+    }
+    Ok(())
 }
 
 fn inside(path: &str) -> String {

@@ -189,6 +189,12 @@ impl Server {
         Ok(process)
     }
 
+    /// Forgets the process that ended.
+    pub fn forget(&self, _turn: &Turn<'_>) {
+        *lock(&self.status) = Status::Idle;
+        self.starts.store(0, Relaxed);
+    }
+
     /// Ends the process that runs, if one does: its stdin is closed; after half of `grace` it is told to
     /// terminate; after `grace` it is killed with everything that it started. Returns when all are dead.
     pub async fn stop(&self, _turn: &Turn<'_>, grace: Duration) {

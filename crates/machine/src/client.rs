@@ -156,7 +156,7 @@ enum Started {
 }
 
 async fn start(home: &Home, spec: &Spec, mut progress: impl FnMut(State)) -> Result<Started, LaunchError> {
-    let claim = Registry::new(home).claim(spec)?;
+    let claim = Registry::new(home).limited_to(spec.memory_limit_mb).claim(spec)?;
     let dir = home.machine(&claim.record.id);
     let (leash, theirs) = StdStream::pair().map_err(LaunchError::Spawn)?;
     let supervisor = spawn_supervisor(theirs.into(), claim.lock.into()).map_err(LaunchError::Spawn)?;

@@ -3,6 +3,7 @@
 //! What comes from the guest is bounded: a line in length, an answer in time, a frame in size. A stream on
 //! which anything went wrong is not used again.
 
+use crate::registry::ClaimError;
 use casemate_link::{ConnectError, Connector, Stream};
 use casemate_proto::{
     control::{Envelope, Event, Hello, Reply, ReplyError, Request, VERSION, Welcome},
@@ -77,6 +78,9 @@ pub enum ControlError {
     /// The machine is suspended and could not go on.
     #[error("cannot resume the machine: {0}")]
     Resume(String),
+    /// The machine is suspended and stays so: it was not admitted.
+    #[error("cannot resume the machine now")]
+    NotAdmitted(#[source] ClaimError),
     /// What follows `watch` or `exec` are no frames.
     #[error("agent sent no frames")]
     Frame(#[from] FrameError),

@@ -5,9 +5,11 @@
 
 use crate::{
     backend::{BackendError, qemu},
+    cgroup::{Group, Limits},
     client::{LaunchError, launch},
     home::{Home, HomeError, write_atomically},
     spec::{Accelerator, BackendKind, Isolation, Resources, Spec},
+    supervisor::chain,
 };
 use serde::{Deserialize, Serialize};
 use std::{
@@ -43,6 +45,17 @@ pub struct Report {
     pub backends: Vec<Finding>,
     /// The strongest usable backend.
     pub default: Option<BackendKind>,
+    /// What does not bound machines here from outside; their own walls do not depend on it.
+    pub limits: Vec<Limit>,
+}
+
+/// A control group's limit that machines cannot be given on this host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Limit {
+    /// Why not.
+    pub reason: String,
+    /// What the user may do about that.
+    pub remedy: Option<String>,
 }
 
 /// What was found out about one backend.
@@ -93,7 +106,11 @@ pub async fn examine(home: &Home, kernel: &GuestKernel) -> Report {
     backends.push(qemu_finding(kvm, tcg, tcg_ms));
     backends.extend([BackendKind::Docker, BackendKind::Sandbox, BackendKind::Process].map(not_built));
     let default = backends.iter().find(|finding| finding.usable).map(|finding| finding.name);
-    Report { backends, default }
+    let missing = Group::probe(home, &Limits::of_vmm(Resources::default()));
+    let limits = missing
+        .iter()
+        .map(|missing| Limit { reason: chain(missing), remedy: missing.remedy().map(str::to_owned) });
+    Report { backends, default, limits: limits.collect() }
 }
 
 fn qemu_finding(kvm: Result<u64, Unusable>, tcg: Result<(), Unusable>, tcg_ms: u64) -> Finding {
@@ -210,7 +227,7 @@ async fn boot(
     let spec = Spec {
         server: "doctor".to_owned(),
         accelerator: Some(accelerator),
-        resources: Resources { memory_mb: PROBE_MEMORY_MB, vcpus: 1 },
+        resources: Resources { memory_mb: PROBE_MEMORY_MB, ..Resources::default() },
         deadline_ms: deadline.as_millis() as u64,
         ..Spec::bare(name, BackendKind::Qemu, kernel.kernel.clone(), kernel.initramfs.clone())
     };

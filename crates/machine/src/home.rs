@@ -129,20 +129,33 @@ impl Home {
     /// Waits, for a bounded time, for the lock that decisions across machines are taken under; dropping it
     /// releases it.
     pub(crate) fn lock_machines(&self) -> Result<File, HomeError> {
-        let path = self.machines().join("lock");
-        let file = open_lock(&path)?;
         let until = Instant::now() + LOCK_TIMEOUT;
         loop {
-            match file.try_lock() {
-                Ok(()) => return Ok(file),
-                Err(TryLockError::Error(source)) => return Err(HomeError::io("lock", &path)(source)),
-                Err(TryLockError::WouldBlock) if Instant::now() >= until => {
+            match self.try_lock_machines()? {
+                Some(lock) => return Ok(lock),
+                None if Instant::now() >= until => {
                     let held = "another casemate command holds it, and may be stopped: look for it with ps";
-                    return Err(HomeError::io("lock", &path)(io::Error::new(io::ErrorKind::TimedOut, held)));
+                    let error = io::Error::new(io::ErrorKind::TimedOut, held);
+                    return Err(HomeError::io("lock", &self.machines_lock())(error));
                 }
-                Err(TryLockError::WouldBlock) => std::thread::sleep(LOCK_POLL),
+                None => std::thread::sleep(LOCK_POLL),
             }
         }
+    }
+
+    /// The same lock, if nobody has it now.
+    pub(crate) fn try_lock_machines(&self) -> Result<Option<File>, HomeError> {
+        let path = self.machines_lock();
+        let file = open_lock(&path)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(file)),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(source)) => Err(HomeError::io("lock", &path)(source)),
+        }
+    }
+
+    fn machines_lock(&self) -> PathBuf {
+        self.machines().join("lock")
     }
 }
 

@@ -72,4 +72,9 @@ pub enum Built {
         /// Why.
         reason: String,
     },
+    /// None, though there could be one: it could not be written.
+    Unwritten {
+        /// Why.
+        reason: String,
+    },
 }

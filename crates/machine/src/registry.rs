@@ -10,6 +10,7 @@ use crate::{
     home::{Home, HomeError, create_private_dir, open_lock},
     record::{Record, State},
     spec::Spec,
+    template::Templates,
 };
 use casemate_proto::ids::{Cid, Name};
 use jiff::{SignedDuration, Timestamp};
@@ -42,6 +43,9 @@ pub enum ClaimError {
     /// The host has not the memory for it.
     #[error(transparent)]
     NoMemory(#[from] Refusal),
+    /// Others were being admitted all the time.
+    #[error("other machines are being admitted, one after the other")]
+    Busy,
     /// The home folder failed.
     #[error("cannot write down the machine")]
     Home(#[from] HomeError),
@@ -109,16 +113,21 @@ impl Registry {
         }
     }
 
-    /// Asks for memory for a suspended machine that is to run again.
+    /// Asks for memory for a suspended machine that is to run again; `None` while others are being admitted,
+    /// without waiting for them.
     ///
     /// `mark` writes down that it is suspended no longer; it runs before anybody else is admitted, and only if
     /// there is memory.
-    pub fn admit_resume<T>(&self, record: &Record, mark: impl FnOnce() -> T) -> Result<T, ClaimError> {
-        let _decision = self.home.lock_machines()?;
+    pub fn try_admit_resume<T>(
+        &self,
+        record: &Record,
+        mark: impl FnOnce() -> T,
+    ) -> Result<Option<T>, ClaimError> {
+        let Some(_decision) = self.home.try_lock_machines()? else { return Ok(None) };
         let mut live = self.sweep_locked()?;
         live.retain(|other| !other.state.is_final() && other.id != record.id);
         admission::admit(&Demand::of_record(record), self.limit_mb, &live)?;
-        Ok(mark())
+        Ok(Some(mark()))
     }
 
     /// All machines, live and ended, oldest first. Sweeps up after what was killed.
@@ -148,6 +157,7 @@ impl Registry {
         }
         records.sort_by_key(|record| record.started_at);
         self.prune(&mut records);
+        Templates::sweep_home(&self.home);
         Ok(records)
     }
 
@@ -228,7 +238,7 @@ mod tests {
     use super::*;
     use crate::{
         admission::Bound,
-        spec::{BackendKind, Lifetime, Origin, Resources, Restart},
+        spec::{BackendKind, Lifetime},
     };
 
     fn spec(name: &str) -> Spec {
@@ -330,12 +340,17 @@ mod tests {
         first.record.state = State::Suspended;
         first.record.save(&registry.home).unwrap();
         let second = registry.claim(&spec("second")).unwrap();
-        let refused = registry.admit_resume(&first.record, || panic!("marked without memory"));
+        let refused = registry.try_admit_resume(&first.record, || panic!("marked without memory"));
         assert!(matches!(refused, Err(ClaimError::NoMemory(_))));
+        let decision = registry.home.lock_machines().unwrap();
+        let waiting = registry.try_admit_resume(&first.record, || panic!("marked while another decides"));
+        assert!(matches!(waiting, Ok(None)));
+        drop(decision);
 
         drop(second);
         let resumed = Record { state: State::Booted, ..first.record.clone() };
-        registry.admit_resume(&first.record, || resumed.save(&registry.home)).unwrap().unwrap();
+        let marked = registry.try_admit_resume(&first.record, || resumed.save(&registry.home)).unwrap();
+        marked.unwrap().unwrap();
         assert!(matches!(registry.claim(&spec("third")), Err(ClaimError::NoMemory(_))));
     }
 }

@@ -113,11 +113,15 @@ pub struct Resources {
     pub memory_mb: u32,
     /// Virtual processors.
     pub vcpus: u32,
+    /// An emulated processor has every instruction that can be emulated, also those that make most servers
+    /// slower to start (AVX).
+    #[serde(default)]
+    pub full_cpu: bool,
 }
 
 impl Default for Resources {
     fn default() -> Self {
-        Self { memory_mb: 256, vcpus: 1 }
+        Self { memory_mb: 256, vcpus: 1, full_cpu: false }
     }
 }
 
@@ -254,6 +258,8 @@ pub struct Spec {
     pub restart: Restart,
     /// How often it is asked for a sign of life, in milliseconds.
     pub health_ms: u64,
+    /// How much memory all machines of the home may be expected to use, in MiB, where the host has more.
+    pub memory_limit_mb: Option<u64>,
     /// How long it may take to be ready, in milliseconds.
     pub deadline_ms: u64,
 }
@@ -276,6 +282,7 @@ impl Spec {
             suspend_disk_bytes: SUSPEND_DISK_BYTES,
             restart: Restart::Never,
             health_ms: HEALTH_MS,
+            memory_limit_mb: None,
             deadline_ms: 60_000,
         }
     }

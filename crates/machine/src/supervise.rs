@@ -123,6 +123,8 @@ pub enum FailureKind {
     Protocol,
     /// The agent or the VMM failed.
     Machine,
+    /// The machine is suspended, and there is no memory for it to go on.
+    NoMemory,
     /// This machine cannot do that.
     Incapable,
     /// The request has another version or the wrong form.

@@ -70,6 +70,9 @@ pub enum Request {
     /// Follows the server: its stderr and its [`Event`]s as frames, from the beginning; in a machine that was
     /// resumed, from where the last follower had come to.
     Watch,
+    /// Ends the server and removes everything that it wrote and said, as if it had never been started: what
+    /// stays is what its runtime keeps of compiled code, from now on unchangeable.
+    Rinse,
     /// Waits until the server rests, then freezes it, so that the machine can become a template. Answered
     /// with [`Settled`].
     Settle,

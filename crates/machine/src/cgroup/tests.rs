@@ -196,7 +196,7 @@ fn the_tightest_limit_above_counts() {
 
 #[test]
 fn a_vmm_has_room_beside_its_guest() {
-    let limits = Limits::of_vmm(crate::spec::Resources { memory_mb: 256, vcpus: 2 });
+    let limits = Limits::of_vmm(crate::spec::Resources { vcpus: 2, ..Default::default() });
     assert_eq!(limits, Limits { memory_bytes: (256 + 8 + 256) << 20, cpu_percent: 250, pids: 98 });
 }
 

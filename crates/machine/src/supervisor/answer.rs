@@ -6,6 +6,7 @@ use super::{
 };
 use crate::{
     backend::BackendError,
+    control::ControlError,
     jsonl::Jsonl,
     supervise::{Answer, Asked, FailureKind, MESSAGE_BYTES, Request, VERSION},
 };
@@ -60,7 +61,7 @@ async fn answer(asked: Asked, shared: &Shared) -> Answer {
         Request::Ping => ping(shared).await,
         Request::Stats => match shared.ask::<Stats>("stats", Control::Stats, CONTROL_TIMEOUT).await {
             Ok(stats) => Answer::Stats(stats),
-            Err(error) => failed(FailureKind::Machine, chain(&error)),
+            Err(error) => unreached(&error),
         },
         Request::Stop { reason } => tell(shared, Wish::Stop { reason }).await,
         Request::Kill => tell(shared, Wish::Kill).await,
@@ -87,7 +88,7 @@ async fn mcp(shared: &Shared, method: &str, params: Option<&RawValue>, timeout: 
         );
     };
     if let Err(error) = shared.link().await {
-        return failed(FailureKind::Machine, chain(&error));
+        return unreached(&error);
     }
     match conversation.request(method, params, timeout).await {
         Ok(McpAnswer::Result(result)) => Answer::Result { result },
@@ -112,7 +113,7 @@ async fn ping(shared: &Shared) -> Answer {
     let asked = Instant::now();
     let agent: Pong = match shared.ask("ping", Control::Ping, CONTROL_TIMEOUT).await {
         Ok(pong) => pong,
-        Err(error) => return failed(FailureKind::Machine, chain(&error)),
+        Err(error) => return unreached(&error),
     };
     let agent_us = asked.elapsed().as_micros() as u64;
     let conversation = shared.conversation.borrow().clone();
@@ -150,6 +151,15 @@ async fn tell(shared: &Shared, wish: Wish) -> Answer {
 
 fn ending() -> Answer {
     failed(FailureKind::Machine, "machine is ending".to_owned())
+}
+
+/// The agent did not do what was asked.
+fn unreached(error: &ControlError) -> Answer {
+    let kind = match error {
+        ControlError::NotAdmitted(_) => FailureKind::NoMemory,
+        _ => FailureKind::Machine,
+    };
+    failed(kind, chain(error))
 }
 
 fn incapable(what: &str) -> Answer {

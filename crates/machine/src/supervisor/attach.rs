@@ -134,10 +134,13 @@ enum Broken {
 async fn converse(client: &mut UnixStream, shared: &Rc<Shared>) -> Result<(), Refusal> {
     let open = (!shared.may_be_suspended).then(|| shared.in_use());
     let usage = Usage { shared, ledger: RefCell::default(), open: RefCell::new(open) };
+    // It is not to be suspended before the client has said its first word.
+    let opening = shared.in_use();
     let stream = shared.converse().await.map_err(refusal)?;
     if handshake::reply_ok(client, port::CONVERSATION).await.is_err() {
         return Ok(());
     }
+    drop(opening);
     let gone = gone(client);
     let (mut from_server, mut to_server) = tokio::io::split(stream);
     let (mut from_client, mut to_client) = client.split();
@@ -183,6 +186,8 @@ async fn pass_requests(
             0 => return Ok(()),
             read => &chunk[..read],
         };
+        // A part of a message is a use of the machine too.
+        let _in_use = usage.shared.may_be_suspended.then(|| usage.shared.in_use());
         for part in sent.split_inclusive(|&byte| byte == b'\n') {
             length += part.strip_suffix(b"\n").unwrap_or(part).len();
             if length > MCP_MESSAGE_BYTES {

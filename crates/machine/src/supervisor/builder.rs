@@ -7,12 +7,45 @@ use crate::{
     spec::Level,
     template::{Contents, Templates},
 };
+use casemate_mcp::client as mcp;
 use casemate_proto::control::{Clones, FailureCode, ReplyError, Request, Settled};
+use casemate_proto::limits::STOP_GRACE;
 use jiff::Timestamp;
 use std::time::Duration;
+use tokio::time::timeout;
 
-/// How long a server may take to rest once it was started.
+/// How long a server may take to rest once it was started, on a host that has nothing else to do …
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// … and at most, however busy the host is.
+const SETTLE_TIMES: f64 = 4.0;
+
+/// How long a server may take over the requests that warm it up, and to end.
+const WARM_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Lets a server that was started answer what every client asks first, then ends it and removes all that it
+/// wrote: its runtime keeps the code that it compiled, of which the server that is started next makes use. No
+/// client has a part in this.
+pub(super) async fn warm(control: &mut Control, shared: &Shared) -> Result<(), Ending> {
+    let asked = timeout(WARM_TIMEOUT, ask_what_all_ask(shared));
+    // A server that answers nothing sensible to this may still do so to its client.
+    let _ = asked.await;
+    let _: serde_json::Value = control.request("rinse", Request::Rinse, WARM_TIMEOUT).await?;
+    Ok(())
+}
+
+async fn ask_what_all_ask(shared: &Shared) -> Result<(), Box<dyn std::error::Error>> {
+    let (reader, writer) = tokio::io::split(shared.converse().await?);
+    let mut options = mcp::Options::new("casemate", env!("CARGO_PKG_VERSION"));
+    options.negotiate_timeout = WARM_TIMEOUT;
+    let conversation = mcp::Conversation::open(reader, writer, options).await?;
+    conversation.request("tools/list", None, WARM_TIMEOUT).await?;
+    // A tool that none is: the way to a tool is gone, and no tool is called.
+    let nothing = serde_json::value::to_raw_value(&serde_json::json!({ "name": "", "arguments": {} }))?;
+    conversation.request("tools/call", Some(&nothing), WARM_TIMEOUT).await?;
+    conversation.close(STOP_GRACE).await;
+    Ok(())
+}
 
 /// Waits until the machine rests, then writes it down.
 pub(super) async fn finish(
@@ -33,11 +66,11 @@ pub(super) async fn finish(
     };
     let build_ms = Timestamp::now().duration_since(record.started_at).as_millis().max(0) as u64;
     let templates = Templates::open(&shared.recorder.home)?;
-    Ok(templates.write(folder, whole, record.memory_mb, &state, build_ms)?)
+    templates.write(folder, whole, record.memory_mb, &state, build_ms).map_err(Ending::Unwritten)
 }
 
 async fn settle(control: &mut Control, shared: &Shared) -> Result<(), Ending> {
-    match control.request::<Settled>("settle", Request::Settle, SETTLE_TIMEOUT).await {
+    match control.request::<Settled>("settle", Request::Settle, patience()).await {
         Ok(Settled { clones: Clones::Differ, .. }) => Ok(()),
         Ok(Settled { clones: Clones::Repeat, .. }) => Err(Ending::NoTemplate(
             "clones of the running server could repeat its random numbers: \
@@ -59,6 +92,14 @@ async fn settle(control: &mut Control, shared: &Shared) -> Result<(), Ending> {
             None => error.into(),
         }),
     }
+}
+
+/// How long to wait: a start that others slow down is not the server's fault.
+fn patience() -> Duration {
+    let load = std::fs::read_to_string("/proc/loadavg").ok();
+    let load: Option<f64> = load.and_then(|text| text.split(' ').next()?.parse().ok());
+    let processors = std::thread::available_parallelism().map_or(1.0, |count| count.get() as f64);
+    SETTLE_TIMEOUT.mul_f64((load.unwrap_or(0.0) / processors).clamp(1.0, SETTLE_TIMES))
 }
 
 fn restless() -> Ending {

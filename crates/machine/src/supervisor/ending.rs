@@ -20,6 +20,9 @@ const TAIL_BYTES: usize = 1500;
 const PANIC_BYTES: usize = 16 << 10;
 const PANIC: &str = "Kernel panic";
 
+/// SIGILL.
+const ILLEGAL_INSTRUCTION: i32 = 4;
+
 /// Why a machine is over.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Ending {
@@ -38,7 +41,10 @@ pub(crate) enum Ending {
     /// It could not become a template, and could not next time.
     #[error("no template can be made of it: {0}")]
     NoTemplate(String),
-    /// The template that it was to be restored from is of no use, or its own could not be written.
+    /// The template that it was to become could not be written.
+    #[error("cannot write the template: {}", chain(.0))]
+    Unwritten(TemplateError),
+    /// The template that it was to be restored from is of no use.
     #[error("{}", chain(.0))]
     Template(TemplateError),
     /// It gave no sign of life.
@@ -144,6 +150,7 @@ impl Ending {
         match self {
             Self::Built(contents) => Some(Built::Made(contents.clone())),
             Self::NoTemplate(reason) => Some(Built::Refused { reason: reason.clone() }),
+            Self::Unwritten(_) => Some(Built::Unwritten { reason: self.to_string() }),
             _ => None,
         }
     }
@@ -177,6 +184,9 @@ impl Ending {
                     if tail.contains("Out of memory") || tail.contains("Kernel panic") =>
                 {
                     "the guest's kernel gave up; it may need more memory (--memory 256)"
+                }
+                Self::ServerExited(Exit { signal: Some(ILLEGAL_INSTRUCTION), .. }) => {
+                    "the server uses instructions that the emulated processor has only with CASEMATE_CPU=full"
                 }
                 Self::Slow { what: "booted", .. } => {
                     "the host may be busy, or the memory too small to boot (--memory 256)"

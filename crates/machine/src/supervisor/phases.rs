@@ -23,7 +23,7 @@ use crate::{
 use casemate_link::{ConnectError, Connector};
 use casemate_mcp::client as mcp;
 use casemate_proto::{
-    control::{Adopt, Configure, Event, Request, Root, Started},
+    control::{Adopt, Configure, Event, Request, Reseed, Root, Started, Transport},
     limits::CONTROL_TIMEOUT,
 };
 use jiff::Timestamp;
@@ -297,6 +297,10 @@ async fn start_server(
     }
     if is_builder && level == Some(Level::Agent) {
         return Ok(());
+    }
+    if is_builder && workload.reseed == Some(Reseed::Node) && workload.transport == Transport::Stdio {
+        let _: Started = control.request("start", Request::Start, patience).await?;
+        builder::warm(control, shared).await?;
     }
     follow_server(shared).await?;
     if !is_running {

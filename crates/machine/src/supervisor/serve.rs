@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     backend::{BackendError, Hosting, Instance},
+    control::ControlError,
     leash::Report,
     record::State,
     spec::{Conversation, Spec},
@@ -25,12 +26,12 @@ const POWER_OFF: Duration = Duration::from_millis(500);
 /// Serves the machine's socket until the machine is to end, then ends it.
 pub(super) async fn until_the_end(mut ready: Ready<'_>, owner: &mut Owner) -> Ending {
     let ending = serve(&mut ready, owner).await;
-    let Ready { mut machine, shared, listener, .. } = ready;
+    let Ready { spec, mut machine, shared, listener, .. } = ready;
     // From here on a program that connects is told at once that nobody is there.
     drop(listener);
     if let Some(instance) = machine.instance() {
         if !matches!(ending, Ending::VmmEnded { .. } | Ending::Killed | Ending::Hung { .. }) {
-            shut_down(instance, &shared).await;
+            shut_down(spec, instance, &shared).await;
         }
         instance.kill().await;
     }
@@ -206,13 +207,18 @@ async fn fulfil(
         (Wish::Wake(done), Machine::Awake(_)) => drop(done.send(Ok(()))),
         (Wish::Wake(done), machine @ Machine::Asleep(_)) => {
             let Machine::Asleep(asleep) = &*machine else { return None };
+            if let Err(refusal) = sleep::admit(spec, shared).await {
+                // It stays as it is; whoever asks later may find more memory.
+                let _ = done.send(Err(ControlError::NotAdmitted(refusal)));
+                return None;
+            }
             match sleep::resume(spec, hosting, shared, asleep).await {
                 Ok(instance) => {
                     *machine = Machine::Awake(instance);
                     let _ = done.send(Ok(()));
                 }
                 Err(ending) => {
-                    let _ = done.send(Err(ending.to_string()));
+                    let _ = done.send(Err(ControlError::Resume(ending.to_string())));
                     return Some(ending);
                 }
             }
@@ -228,9 +234,11 @@ async fn fulfil(
     None
 }
 
-/// Lets the server end, and the machine power itself off; after that it is killed anyway.
-async fn shut_down(instance: &mut dyn Instance, shared: &Shared) {
+/// Lets the server end; after that the machine is killed. One with a disk that is looked at afterwards powers
+/// itself off first: of another nothing stays, and in emulation that takes longer than all the rest.
+async fn shut_down(spec: &Spec, instance: &mut dyn Instance, shared: &Shared) {
     let grace = STOP_GRACE / 2;
+    let has_disk = spec.workload.as_ref().is_some_and(|workload| workload.overlay);
     let conversation = shared.conversation.take();
     let orderly = async {
         // Without processors it could not answer; a machine that is not paused refuses, which is no harm. A
@@ -240,9 +248,19 @@ async fn shut_down(instance: &mut dyn Instance, shared: &Shared) {
         if let Some(conversation) = conversation {
             conversation.close(grace).await;
         }
-        let request = Request::Shutdown { grace_ms: grace.as_millis() as u64 };
-        shared.ask::<serde_json::Value>("shutdown", request, grace).await.ok()?;
-        instance.exited().await.ok()
+        let powered_off = async {
+            let request = Request::Shutdown { grace_ms: grace.as_millis() as u64 };
+            // An agent that does not answer is not waited for.
+            if shared.ask::<serde_json::Value>("shutdown", request, grace).await.is_ok() {
+                let _ = instance.exited().await;
+            }
+        };
+        let mut exits = shared.server_exit.subscribe();
+        tokio::select! {
+            biased;
+            Ok(_) = exits.wait_for(Option::is_some), if !has_disk => {}
+            () = powered_off => {}
+        }
     };
     let _ = tokio::time::timeout(STOP_GRACE + POWER_OFF, orderly).await;
 }

@@ -66,7 +66,7 @@ pub(super) enum Wish {
     Resume(oneshot::Sender<Result<(), BackendError>>),
     CutLink(oneshot::Sender<()>),
     /// Goes on, should the machine be suspended.
-    Wake(oneshot::Sender<Result<(), String>>),
+    Wake(oneshot::Sender<Result<(), ControlError>>),
     Kill,
 }
 
@@ -176,7 +176,7 @@ impl Shared {
             let (done, told) = oneshot::channel();
             let ending = || ControlError::Resume("machine is ending".to_owned());
             self.wishes.send(Wish::Wake(done)).await.map_err(|_| ending())?;
-            told.await.map_err(|_| ending())?.map_err(ControlError::Resume)?;
+            told.await.map_err(|_| ending())??;
         }
     }
 

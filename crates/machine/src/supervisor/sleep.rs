@@ -13,6 +13,7 @@ use crate::{
     control::{Control, ControlError},
     home::open_lock,
     record::State,
+    registry::{ClaimError, Registry},
     spec::Spec,
     template::pages::{Digest, PAGE},
 };
@@ -35,6 +36,15 @@ const PARK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long other machines may take to be suspended before this one.
 const TURN_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long others may take to be admitted before this one.
+const ADMISSION_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How often it is asked meanwhile: this process has other things to do.
+const ADMISSION_POLL: Duration = Duration::from_millis(10);
+
+/// What is read and written at once: larger ones stay with the process, which is to be small meanwhile.
+const BUFFER_BYTES: usize = 64 << 10;
 
 /// Free space that is left to others.
 const SPARE_BYTES: u64 = 64 << 20;
@@ -190,7 +200,7 @@ fn taken(hosting: &Hosting) -> u64 {
 fn write(memory: &crate::backend::GuestMemory, path: &std::path::Path) -> io::Result<(String, u64)> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let file = File::from(rustix::fs::open(path, flags, Mode::from(0o600))?);
-    let (mut out, mut digest, mut bytes) = (BufWriter::with_capacity(1 << 20, file), Digest::default(), 0);
+    let (mut out, mut digest, mut bytes) = (BufWriter::with_capacity(BUFFER_BYTES, file), Digest::default(), 0);
     memory.each_own_page(|index, page| {
         digest.add(index, page);
         bytes += (8 + PAGE) as u64;
@@ -210,7 +220,8 @@ impl Asleep {
     /// What a VMM begins with; the file is compared with its digest.
     fn open(&self) -> io::Result<Suspended> {
         let pages = File::open(&self.path)?;
-        if self.verify(&pages)? != self.digest {
+        // All of the file is given back.
+        if pages.metadata()?.len() != self.bytes || self.verify(&pages)? != self.digest {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "its memory on disk has changed"));
         }
         let base = self.base.as_ref().map(File::try_clone).transpose()?;
@@ -220,7 +231,7 @@ impl Asleep {
     fn verify(&self, pages: &File) -> io::Result<String> {
         use std::os::unix::fs::FileExt;
         const RECORD: usize = 8 + PAGE;
-        let (mut digest, mut chunk) = (Digest::default(), vec![0; 64 * RECORD]);
+        let (mut digest, mut chunk) = (Digest::default(), vec![0; BUFFER_BYTES / RECORD * RECORD]);
         let mut offset = 0;
         while offset < self.bytes {
             let length = chunk.len().min((self.bytes - offset) as usize);
@@ -235,7 +246,30 @@ impl Asleep {
     }
 }
 
-/// Starts a VMM for a suspended machine and joins everything to it that was there before.
+/// Asks for memory for a suspended machine, and writes down that it is suspended no longer.
+pub(super) async fn admit(spec: &Spec, shared: &Shared) -> Result<(), ClaimError> {
+    let recorder = &shared.recorder;
+    let registry = Registry::new(&recorder.home).limited_to(spec.memory_limit_mb);
+    let record = recorder.get();
+    let until = Instant::now() + ADMISSION_TIMEOUT;
+    let admitted = loop {
+        let mark = || recorder.update(|record| record.state = State::Prepared);
+        match registry.try_admit_resume(&record, mark) {
+            Ok(Some(())) => break Ok(()),
+            Ok(None) if Instant::now() < until => tokio::time::sleep(ADMISSION_POLL).await,
+            Ok(None) => break Err(ClaimError::Busy),
+            Err(error) => break Err(error),
+        }
+    };
+    if let Err(refusal) = &admitted {
+        let reason = format!("stays suspended: {}", chain(refusal));
+        shared.note(&reason);
+        recorder.update(|record| record.reason = Some(reason));
+    }
+    admitted
+}
+
+/// Starts a VMM for a suspended machine that was [admitted](admit), and joins everything to it that was there before.
 pub(super) async fn resume(
     spec: &Spec,
     hosting: &Hosting,
@@ -249,11 +283,14 @@ pub(super) async fn resume(
         recorder.update(|record| record.pid = Some(pid));
     });
     let Woken { instance, link, .. } = woken.await.map_err(|ending| Ending::Resume(ending.to_string()))?;
+    // From now on it is idle, and not since it was suspended.
+    drop(shared.in_use());
     *shared.link.borrow_mut() = Some(link.clone());
     phases::follow_server(shared).await?;
     go_on_talking(shared, &link).await;
     recorder.update(|record| {
         record.state = State::Ready;
+        record.reason = None;
         record.suspend_bytes = None;
     });
     // Left behind, it would be removed with the machine.

@@ -98,7 +98,11 @@ impl Ingredients {
             initramfs: name(&spec.initramfs),
             vmm: probe::build()?,
             accelerator: spec.accelerator,
-            cpu: if emulated { "emulated".to_owned() } else { probe::host_cpu() },
+            cpu: match (emulated, spec.resources.full_cpu) {
+                (true, false) => "emulated".to_owned(),
+                (true, true) => "emulated, full".to_owned(),
+                (false, _) => probe::host_cpu(),
+            },
             memory_mb: spec.resources.memory_mb,
             vcpus: spec.resources.vcpus,
             image: workload.image.clone(),

@@ -33,7 +33,7 @@ use serde::{Deserialize, Serialize};
 use std::{
     fs::{self, File, TryLockError},
     io::{self, Read},
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -51,7 +51,7 @@ pub(crate) const STATE_BYTES: usize = 1 << 20;
 const MANIFEST_BYTES: u64 = 1 << 20;
 
 /// For so long a server of which no template could be made is not tried again.
-const REFUSED_FOR: SignedDuration = SignedDuration::from_hours(24);
+const REFUSED_FOR: SignedDuration = SignedDuration::from_hours(1);
 
 /// How far the time stamp counter may be from that of the host that made it: a measurement's error, and not
 /// another processor's.
@@ -72,6 +72,12 @@ pub enum TemplateError {
     /// It is not there.
     #[error("no template {0}")]
     Missing(String),
+    /// More than one begins with these digits.
+    #[error("more than one template begins with {0}")]
+    Ambiguous(String),
+    /// It is none of a template.
+    #[error("{0:?} is no key: write 4 to 32 of its hexadecimal digits")]
+    NoKey(String),
     /// It is not what it was when it was made.
     #[error("template {key} is damaged: {what}")]
     Damaged {
@@ -158,11 +164,16 @@ pub struct Templates {
 }
 
 impl Templates {
-    /// The templates of this home; removes what killed builders left.
+    /// The templates of this home.
     pub fn open(home: &Home) -> Result<Self, HomeError> {
         let templates = Self { home: home.clone() };
         create_private_dir(&templates.folder())?;
         Ok(templates)
+    }
+
+    /// Removes what killed builders left in a home. Cheap where there is nothing.
+    pub(crate) fn sweep_home(home: &Home) {
+        Self { home: home.clone() }.sweep();
     }
 
     /// Where they are.
@@ -214,6 +225,22 @@ impl Templates {
         Ok(listed)
     }
 
+    /// The template whose key begins with these digits, of which there have to be four.
+    pub fn find(&self, digits: &str) -> Result<Listed, TemplateError> {
+        let is_prefix = (4..=32).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_hexdigit());
+        if !is_prefix {
+            return Err(TemplateError::NoKey(digits.to_owned()));
+        }
+        let digits = digits.to_ascii_lowercase();
+        let mut found: Vec<Listed> = self.list()?;
+        found.retain(|template| template.key.starts_with(&digits));
+        match (found.pop(), found.is_empty()) {
+            (Some(template), true) => Ok(template),
+            (Some(_), false) => Err(TemplateError::Ambiguous(digits)),
+            (None, _) => Err(TemplateError::Missing(digits)),
+        }
+    }
+
     fn look(&self, key: &str) -> Option<Listed> {
         let dir = self.dir(key);
         let manifest = self.manifest(key).ok();
@@ -245,26 +272,36 @@ impl Templates {
     }
 
     /// Whether a template can be restored now; compares its memory with its digest the first time that it is
-    /// used in a boot of the host, or when asked to.
+    /// used in a boot of the host. With `verify` it compares memory and device state now, which is no use of
+    /// the template.
     pub fn check(&self, key: &str, verify: bool) -> Result<Manifest, TemplateError> {
         let manifest = self.manifest(key)?;
         let Outcome::Made(contents) = &manifest.outcome else { return Ok(manifest) };
-        let khz = tsc::khz();
-        if khz.abs_diff(contents.tsc_khz) > contents.tsc_khz / 1000 * TSC_PER_THOUSAND {
-            return Err(TemplateError::Foreign { key: key.to_owned(), by: "a host with another clock" });
-        }
         let memory = self.open_memory(&manifest)?;
         let stamp = self.dir(key).join(VERIFIED);
         let boot = boot_id();
         if verify || fs::read_to_string(&stamp).ok() != boot {
+            let khz = tsc::khz();
+            if khz.abs_diff(contents.tsc_khz) > contents.tsc_khz / 1000 * TSC_PER_THOUSAND {
+                return Err(TemplateError::Foreign { key: key.to_owned(), by: "a host with another clock" });
+            }
+            if verify {
+                self.open_for_machine(key)?;
+            }
+            let used_at = fs::metadata(&stamp).and_then(|meta| meta.modified()).ok().filter(|_| verify);
             let bytes = u64::from(manifest.ingredients.memory_mb) << 20;
             let found = pages::digest(&memory, bytes).map_err(failed("read", key))?;
             if found != contents.memory_digest {
+                // So that no machine of this boot relies on an earlier look.
+                let _ = fs::remove_file(&stamp);
                 return Err(TemplateError::Damaged { key: key.to_owned(), what: "its memory has changed" });
             }
             // Without the stamp it is verified again next time.
             if let Some(boot) = boot {
                 let _ = write_atomically(&stamp, boot.as_bytes());
+            }
+            if let (Some(used_at), Ok(stamp)) = (used_at, File::options().write(true).open(&stamp)) {
+                let _ = stamp.set_modified(used_at);
             }
         } else if let Ok(stamp) = File::options().write(true).open(&stamp) {
             // For pruning: it was used now.
@@ -306,8 +343,9 @@ impl Templates {
         let path = self.lock_path(key);
         let file = open_lock(&path)?;
         match file.try_lock() {
-            // Whoever removed the template may have removed the file that was opened.
-            Ok(()) if path.exists() => Ok(Some(file)),
+            // Whoever removed the template may have removed the file that was opened, and another may have made
+            // and locked a new one.
+            Ok(()) if is_at(&file, &path) => Ok(Some(file)),
             Ok(()) | Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(source)) => Err(HomeError::io("lock", &path)(source)),
         }
@@ -418,6 +456,12 @@ impl Manifest {
             _ => None,
         }
     }
+}
+
+/// Whether this is the file that is there.
+fn is_at(file: &File, path: &Path) -> bool {
+    let (Ok(opened), Ok(there)) = (file.metadata(), fs::symlink_metadata(path)) else { return false };
+    (opened.dev(), opened.ino()) == (there.dev(), there.ino())
 }
 
 fn is_key(name: &str) -> bool {

@@ -42,6 +42,7 @@ pub async fn obtain(home: &Home, spec: &Spec, mut progress: impl FnMut(Step)) ->
             Err(Failure::Template(error)) => {
                 return Ok(Origin::Cold { reason: crate::supervisor::chain(&error) });
             }
+            Err(Failure::Unwritten(reason)) => return Ok(Origin::Cold { reason }),
         }
     }
     Ok(Origin::Cold { reason })
@@ -51,6 +52,7 @@ pub async fn obtain(home: &Home, spec: &Spec, mut progress: impl FnMut(Step)) ->
 enum Failure {
     Launch(LaunchError),
     Template(TemplateError),
+    Unwritten(String),
 }
 
 impl<E: Into<TemplateError>> From<E> for Failure {
@@ -120,6 +122,10 @@ async fn build(
     let outcome = match built {
         Ok(Built::Made(contents)) => Outcome::Made(contents),
         Ok(Built::Refused { reason }) => Outcome::Refused { reason },
+        Ok(Built::Unwritten { reason }) => {
+            templates.abandon(&folder);
+            return Err(Failure::Unwritten(reason));
+        }
         Err(error) => {
             // What it wrote is nobody's.
             templates.abandon(&folder);

@@ -11,7 +11,7 @@ use std::{
 pub(crate) const PAGE: usize = 4096;
 
 /// How much is read at once.
-const CHUNK: usize = 256 * PAGE;
+const CHUNK: usize = 32 * PAGE;
 
 static ZEROS: [u8; PAGE] = [0; PAGE];
 

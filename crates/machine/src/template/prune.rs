@@ -1,6 +1,6 @@
 //! Which templates go: those that nothing has used for long, and the least recently used beyond a size.
 
-use super::{Listed, TemplateError, Templates};
+use super::{Listed, Templates};
 use crate::{home::HomeError, record::Record, registry::Registry};
 use jiff::{SignedDuration, Timestamp};
 use std::collections::BTreeSet;
@@ -12,6 +12,11 @@ pub struct Policy {
     pub age: SignedDuration,
     /// All together take no more of the disk, in bytes.
     pub bytes: u64,
+}
+
+impl Policy {
+    /// All go that no live machine uses.
+    pub const UNUSED: Self = Self { age: SignedDuration::MIN, bytes: 0 };
 }
 
 impl Default for Policy {
@@ -42,16 +47,12 @@ impl Templates {
         for template in doomed(&listed, &used, policy, Timestamp::now()) {
             // Somebody builds or removes it just now: then it is not for pruning.
             let Ok(Some(lock)) = self.try_lock(&template.key) else { continue };
-            match self.discard(&template.key) {
-                Ok(()) => {
-                    pruned.bytes += template.disk_bytes;
-                    pruned.keys.push(template.key.clone());
-                    // Whoever waits for it sees that it is gone and takes a new one.
-                    let _ = std::fs::remove_file(self.lock_path(&template.key));
-                }
-                // The next pruning tries again.
-                Err(TemplateError::Home(_) | TemplateError::Io { .. }) => {}
-                Err(_) => {}
+            // What cannot be removed now is tried again by the next pruning.
+            if self.discard(&template.key).is_ok() {
+                pruned.bytes += template.disk_bytes;
+                pruned.keys.push(template.key.clone());
+                // Whoever waits for it sees that it is gone and takes a new one.
+                let _ = std::fs::remove_file(self.lock_path(&template.key));
             }
             drop(lock);
         }
@@ -128,5 +129,6 @@ mod tests {
         assert_eq!(keys(&policy), ["old", "second"]);
         assert_eq!(keys(&Policy { bytes: 1000, ..policy }), ["old"]);
         assert_eq!(keys(&Policy { bytes: 0, ..policy }), ["old", "second", "fresh"]);
+        assert_eq!(keys(&Policy::UNUSED), ["old", "second", "fresh"]);
     }
 }

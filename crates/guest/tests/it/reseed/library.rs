@@ -98,3 +98,40 @@ fn programs_of_other_kinds_run_with_the_library() {
     let evaluator = Evaluator::plain(Reseed::Python, &[("LD_PRELOAD", library.to_str().unwrap())]);
     assert_eq!(evaluator.end(), "");
 }
+
+/// Writes a byte to a file for each time that OpenSSL asks the kernel for numbers to start from.
+const COUNT: &str = r#"
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+int getentropy(void *bytes, size_t length) {
+    int file = open(getenv("COUNT"), O_WRONLY | O_APPEND | O_CREAT, 0600);
+    if (write(file, "x", 1) != 1) abort();
+    close(file);
+    return syscall(SYS_getrandom, bytes, length, 0) == (long)length ? 0 : -1;
+}
+"#;
+
+#[test]
+fn a_real_openssl_starts_anew_in_each_generation() {
+    for (kind, draw) in [
+        (Reseed::Node, "require('crypto').randomBytes(4).length"),
+        (Reseed::Python, "len(the('ssl').RAND_bytes(4))"),
+    ] {
+        let run = Run::new(kind);
+        object(run.path(), "count", COUNT);
+        let (library, count) = (run.path().join("count.so"), run.path().join("count"));
+        let env = [("LD_PRELOAD", library.to_str().unwrap()), ("COUNT", count.to_str().unwrap())];
+        let mut program = run.start(&[], &env);
+        assert_eq!(program.eval(draw), 4);
+        for _ in 0..3 {
+            let before = fs::read(&count).unwrap().len();
+            assert_eq!(program.eval(draw), 4);
+            assert_eq!(fs::read(&count).unwrap().len(), before, "{kind:?} in one generation");
+            run.reseeder.bump().unwrap();
+            assert_eq!(program.eval(draw), 4);
+            assert!(fs::read(&count).unwrap().len() > before, "{kind:?} in the next generation");
+        }
+    }
+}

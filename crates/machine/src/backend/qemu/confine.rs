@@ -7,6 +7,7 @@
 //! | reach another machine's socket, or signal or trace another VMM | user ids differ; folders are 0700 |
 //! | reach the network | a network namespace without devices (root), Landlock (everybody) |
 //! | start programs, gain privileges | QEMU's own seccomp filter, no-new-privileges |
+//! | use up the host's memory, processors, threads | a control group of its own, see [`cgroup`](crate::cgroup) |
 //! | outlive its supervisor | a death signal, set after the user changed |
 
 use super::BackendError;
