@@ -60,6 +60,8 @@ pub enum LaunchError {
     /// The machine or its server failed.
     #[error("{reason}")]
     Failed {
+        /// `failed`, or `stopped` where it was told to end.
+        state: State,
         /// Why.
         reason: String,
         /// What the user may do.
@@ -122,7 +124,12 @@ pub async fn launch_from(
 ) -> Result<Leased, LaunchError> {
     let spec = Spec { origin, ..spec.clone() };
     let failed = match launch(home, &spec, |state| progress(Step::Phase(state))).await {
-        Err(LaunchError::Failed { reason, .. }) if matches!(spec.origin, Origin::Template { .. }) => reason,
+        // One that was told to end is not to come back.
+        Err(LaunchError::Failed { state: State::Failed, reason, .. })
+            if matches!(spec.origin, Origin::Template { .. }) =>
+        {
+            reason
+        }
         launched => return launched,
     };
     let Origin::Template { key, .. } = &spec.origin else { return Err(LaunchError::Purpose) };
@@ -182,10 +189,10 @@ async fn start(home: &Home, spec: &Spec, mut progress: impl FnMut(State)) -> Res
                 leased.reap().await;
                 return Ok(Started::Built(built));
             }
-            Ok(Some(Report::Ended { reason, hint, did_not_boot, .. })) => {
+            Ok(Some(Report::Ended { state, reason, hint, did_not_boot, .. })) => {
                 let logs = leased.dir.join("logs");
                 leased.reap().await;
-                return Err(LaunchError::Failed { reason, hint, did_not_boot, logs });
+                return Err(LaunchError::Failed { state, reason, hint, did_not_boot, logs });
             }
             Ok(None) | Err(_) => {
                 let (id, logs) = (leased.record.id.clone(), leased.dir.join("logs"));

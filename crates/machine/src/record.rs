@@ -106,7 +106,7 @@ pub struct Record {
     pub start_ms: Option<u64>,
     /// The template that it was restored from.
     pub template: Option<String>,
-    /// Why there was none.
+    /// Why there was none, or none of its running server.
     pub template_reason: Option<String>,
     /// How many times it was started anew because it had failed.
     #[serde(default)]
@@ -121,7 +121,7 @@ impl Record {
     pub(crate) fn planned(id: String, cid: Cid, spec: &Spec) -> Self {
         let (start, template, template_reason) = match &spec.origin {
             Origin::Cold { reason } => (Start::Cold, None, Some(reason.clone())),
-            Origin::Template { key, .. } => (Start::Restored, Some(key.clone()), None),
+            Origin::Template { key, reason, .. } => (Start::Restored, Some(key.clone()), reason.clone()),
             Origin::Builder { .. } => (Start::Cold, None, Some("it is to become a template".to_owned())),
         };
         Self {

@@ -178,6 +178,8 @@ pub enum Origin {
         key: String,
         /// How far it had come.
         level: Level,
+        /// Why it had not come further.
+        reason: Option<String>,
     },
     /// Its kernel boots so that it becomes a template, and nothing else.
     Builder {

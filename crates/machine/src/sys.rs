@@ -71,6 +71,28 @@ pub fn seal_descriptors() -> io::Result<()> {
     Ok(())
 }
 
+/// Gives back the memory of this program's own code and constants; what is needed again comes from the file.
+/// For a process that will wait for long.
+pub(crate) fn page_out_program() -> io::Result<()> {
+    let program = std::fs::read_link("/proc/self/exe")?;
+    let maps = std::fs::read_to_string("/proc/self/maps")?;
+    for line in maps.lines().filter(|line| line.ends_with(&*program.to_string_lossy())) {
+        let number = |text: &str| usize::from_str_radix(text, 16).ok();
+        let range = line.split(' ').next().and_then(|range| range.split_once('-'));
+        let Some((Some(first), Some(last))) = range.map(|(a, b)| (number(a), number(b))) else { continue };
+        // SAFETY: this advice changes no content: a page is read again from its file, or from swap.
+        let advised = unsafe {
+            rustix::mm::madvise(
+                std::ptr::with_exposed_provenance_mut(first),
+                last.saturating_sub(first),
+                rustix::mm::Advice::LinuxPageOut,
+            )
+        };
+        advised?;
+    }
+    Ok(())
+}
+
 /// Leaves the host's network, IPC and host name namespaces.
 pub(crate) fn leave_namespaces() -> io::Result<()> {
     use rustix::thread::UnshareFlags;

@@ -32,6 +32,9 @@ const PRESENT: u64 = 1 << 63;
 const SWAPPED: u64 = 1 << 62;
 const FILE_OR_SHARED: u64 = 1 << 61;
 
+/// How much of it is read at once.
+const PAGEMAP_BYTES: usize = 32 << 10;
+
 impl GuestMemory {
     /// Memory that is this file.
     pub(crate) fn shared(file: File, bytes: u64) -> Self {
@@ -64,16 +67,16 @@ impl GuestMemory {
         let memory = File::open(format!("/proc/{vmm}/mem"))?;
         let mut page = [0; PAGE];
         for mapping in self.mappings(vmm)? {
-            let count = (mapping.bytes / PAGE as u64) as usize;
-            let mut entries = vec![0; count * 8];
+            let mut pagemap = BufReader::with_capacity(PAGEMAP_BYTES, &mut pagemap);
             pagemap.seek(SeekFrom::Start(mapping.address / PAGE as u64 * 8))?;
-            pagemap.read_exact(&mut entries)?;
-            for (at, entry) in entries.chunks_exact(8).enumerate() {
-                let entry = u64::from_le_bytes(entry.try_into().unwrap_or_default());
+            let mut entry = [0; 8];
+            for at in 0..mapping.bytes / PAGE as u64 {
+                pagemap.read_exact(&mut entry)?;
+                let entry = u64::from_le_bytes(entry);
                 if entry & (PRESENT | SWAPPED) == 0 || entry & FILE_OR_SHARED != 0 {
                     continue;
                 }
-                let offset = (at * PAGE) as u64;
+                let offset = at * PAGE as u64;
                 memory.read_exact_at(&mut page, mapping.address + offset)?;
                 visit((mapping.offset + offset) / PAGE as u64, &page)?;
             }

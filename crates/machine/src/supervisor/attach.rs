@@ -146,7 +146,11 @@ async fn converse(client: &mut UnixStream, shared: &Rc<Shared>) -> Result<(), Re
     let (mut from_client, mut to_client) = client.split();
     let requests = async {
         pass_requests(&mut from_client, &mut to_server, &usage).await?;
-        Ok(to_server.shutdown().await?)
+        // The end of what a client says is for the server to hear too, and to answer.
+        let in_use = shared.in_use();
+        awake(shared).await?;
+        to_server.shutdown().await?;
+        Ok(in_use)
     };
     let answers = pass_messages(&mut from_server, &mut to_client, &usage);
     tokio::pin!(requests, answers);
@@ -156,7 +160,7 @@ async fn converse(client: &mut UnixStream, shared: &Rc<Shared>) -> Result<(), Re
         tokio::select! {
             ended = &mut answers => ended,
             sent = &mut requests => match sent {
-                Ok(()) => answers.await,
+                Ok(_in_use) => answers.await,
                 Err(error) => Err(error),
             },
         }
@@ -202,11 +206,17 @@ async fn pass_requests(
             while let Ok(Some(line)) = lines.next_line() {
                 usage.note(Side::Client, line);
             }
-            // A machine that was suspended meanwhile goes on.
-            let link = usage.shared.link().await;
-            link.map_err(|error| io::Error::other(super::ending::chain(&error)))?;
+            awake(usage.shared).await?;
         }
         server.write_all(sent).await?;
+    }
+}
+
+/// A machine that was suspended meanwhile goes on.
+async fn awake(shared: &Shared) -> Result<(), Broken> {
+    match shared.link().await {
+        Ok(_) => Ok(()),
+        Err(error) => Err(io::Error::other(super::ending::chain(&error)).into()),
     }
 }
 

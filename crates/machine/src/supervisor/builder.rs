@@ -7,12 +7,20 @@ use crate::{
     spec::Level,
     template::{Contents, Templates},
 };
-use casemate_mcp::client as mcp;
-use casemate_proto::control::{Clones, FailureCode, ReplyError, Request, Settled};
-use casemate_proto::limits::STOP_GRACE;
+use casemate_mcp::{
+    client as mcp,
+    era::{Era, NEWEST_MODERN},
+};
+use casemate_proto::{
+    control::{Clones, FailureCode, ReplyError, Request, Reseed, Settled, Started},
+    limits::STOP_GRACE,
+};
 use jiff::Timestamp;
 use std::time::Duration;
-use tokio::time::timeout;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    time::timeout,
+};
 
 /// How long a server may take to rest once it was started, on a host that has nothing else to do …
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(15);
@@ -21,30 +29,76 @@ const SETTLE_TIMEOUT: Duration = Duration::from_secs(15);
 const SETTLE_TIMES: f64 = 4.0;
 
 /// How long a server may take over the requests that warm it up, and to end.
-const WARM_TIMEOUT: Duration = Duration::from_secs(60);
+const WARM_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Lets a server that was started answer what every client asks first, then ends it and removes all that it
-/// wrote: its runtime keeps the code that it compiled, of which the server that is started next makes use. No
-/// client has a part in this.
-pub(super) async fn warm(control: &mut Control, shared: &Shared) -> Result<(), Ending> {
-    let asked = timeout(WARM_TIMEOUT, ask_what_all_ask(shared));
+/// How long it may take over a ping.
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The longest answer to a ping that is read.
+const ANSWER_BYTES: u64 = 64 << 10;
+
+/// Starts the server that a template will hold.
+///
+/// A server on Node, which compiles what it executes, is started twice. The first one answers what every
+/// client asks first, and is ended and forgotten with all that it wrote but for the code that its runtime
+/// keeps. Where it knows nothing but revisions with `initialize`, in which a ping may come first and changes
+/// nothing, the second one answers a ping: its ways in and out are compiled then. No client has a part in
+/// this.
+pub(super) async fn start(
+    control: &mut Control,
+    shared: &Shared,
+    reseed: Option<Reseed>,
+    patience: Duration,
+) -> Result<(), Ending> {
+    let _: Started = control.request("start", Request::Start, patience).await?;
+    if reseed != Some(Reseed::Node) {
+        return Ok(());
+    }
     // A server that answers nothing sensible to this may still do so to its client.
-    let _ = asked.await;
-    let _: serde_json::Value = control.request("rinse", Request::Rinse, WARM_TIMEOUT).await?;
+    let is_legacy =
+        matches!(timeout(WARM_TIMEOUT, ask_what_all_ask(shared)).await, Ok(Ok(era)) if !era.is_modern());
+    start_anew(control, patience).await?;
+    if is_legacy && !matches!(timeout(PING_TIMEOUT, ping(control, shared)).await, Ok(Ok(true))) {
+        // Something else was said, which its client may miss.
+        start_anew(control, patience).await?;
+    }
     Ok(())
 }
 
-async fn ask_what_all_ask(shared: &Shared) -> Result<(), Box<dyn std::error::Error>> {
+async fn start_anew(control: &mut Control, patience: Duration) -> Result<(), Ending> {
+    let _: serde_json::Value = control.request("rinse", Request::Rinse, WARM_TIMEOUT).await?;
+    let _: Started = control.request("start", Request::Start, patience).await?;
+    Ok(())
+}
+
+async fn ask_what_all_ask(shared: &Shared) -> Result<Era, Box<dyn std::error::Error>> {
     let (reader, writer) = tokio::io::split(shared.converse().await?);
     let mut options = mcp::Options::new("casemate", env!("CARGO_PKG_VERSION"));
     options.negotiate_timeout = WARM_TIMEOUT;
+    // Asked first, a server that knows both eras shows it.
+    options.era = Some(Era::Modern { version: NEWEST_MODERN });
     let conversation = mcp::Conversation::open(reader, writer, options).await?;
     conversation.request("tools/list", None, WARM_TIMEOUT).await?;
     // A tool that none is: the way to a tool is gone, and no tool is called.
     let nothing = serde_json::value::to_raw_value(&serde_json::json!({ "name": "", "arguments": {} }))?;
     conversation.request("tools/call", Some(&nothing), WARM_TIMEOUT).await?;
     conversation.close(STOP_GRACE).await;
-    Ok(())
+    Ok(conversation.era())
+}
+
+/// Whether the server answered a ping, and said nothing else.
+async fn ping(control: &mut Control, shared: &Shared) -> Result<bool, Box<dyn std::error::Error>> {
+    let (reader, mut writer) = tokio::io::split(shared.converse().await?);
+    writer.write_all(b"{\"jsonrpc\":\"2.0\",\"id\":\"casemate\",\"method\":\"ping\"}\n").await?;
+    let mut said = BufReader::new(reader.take(ANSWER_BYTES));
+    let mut answer = Vec::new();
+    said.read_until(b'\n', &mut answer).await?;
+    // The server's input stays open for its client.
+    let _: serde_json::Value = control.request("park", Request::Park, WARM_TIMEOUT).await?;
+    let mut more = Vec::new();
+    said.read_to_end(&mut more).await?;
+    let answer: serde_json::Value = serde_json::from_slice(&answer)?;
+    Ok(more.is_empty() && answer["id"] == "casemate" && answer["result"].is_object())
 }
 
 /// Waits until the machine rests, then writes it down.

@@ -23,7 +23,7 @@ use crate::{
 use casemate_link::{ConnectError, Connector};
 use casemate_mcp::client as mcp;
 use casemate_proto::{
-    control::{Adopt, Configure, Event, Request, Reseed, Root, Started, Transport},
+    control::{Adopt, Configure, Event, Request, Root, Started, Transport},
     limits::CONTROL_TIMEOUT,
 };
 use jiff::Timestamp;
@@ -298,12 +298,12 @@ async fn start_server(
     if is_builder && level == Some(Level::Agent) {
         return Ok(());
     }
-    if is_builder && workload.reseed == Some(Reseed::Node) && workload.transport == Transport::Stdio {
-        let _: Started = control.request("start", Request::Start, patience).await?;
-        builder::warm(control, shared).await?;
+    if is_builder {
+        let warmed = workload.reseed.filter(|_| workload.transport == Transport::Stdio);
+        builder::start(control, shared, warmed, patience).await?;
     }
     follow_server(shared).await?;
-    if !is_running {
+    if !is_running && !is_builder {
         let _: Started = control.request("start", Request::Start, patience).await?;
     }
     if workload.conversation == Conversation::Held && !is_builder {

@@ -15,9 +15,10 @@ use crate::{
     leash::Report,
     record::State,
     spec::{Conversation, Spec},
+    sys,
 };
 use casemate_proto::{control::Request, limits::STOP_GRACE};
-use std::{collections::VecDeque, io, path::Path, process::ExitStatus, rc::Rc, time::Duration};
+use std::{collections::VecDeque, fs::File, io, path::Path, process::ExitStatus, rc::Rc, time::Duration};
 use tokio::sync::mpsc;
 
 /// How long a machine may take to power itself off, beyond what its server is given to end.
@@ -61,10 +62,10 @@ async fn serve(ready: &mut Ready<'_>, owner: &mut Owner) -> Ending {
             status = exited(machine) => return vmm_ended(status, &logs),
             ending = owner.interrupted() => return ending,
             ending = &mut hopeless => return ending,
-            () = idle(spec, shared, awake) => {
+            turn = idle(spec, hosting, shared, awake) => {
                 // A failure is in the server's log; it is tried again after another while.
                 if let Machine::Awake(instance) = machine
-                    && let Ok(asleep) = sleep::suspend(spec, hosting, shared, &mut **instance).await
+                    && let Ok(asleep) = sleep::suspend(spec, hosting, shared, &mut **instance, turn).await
                 {
                     instance.kill().await;
                     shared.recorder.update(|record| {
@@ -73,6 +74,8 @@ async fn serve(ready: &mut Ready<'_>, owner: &mut Owner) -> Ending {
                         record.suspend_bytes = Some(asleep.bytes());
                     });
                     *machine = Machine::Asleep(asleep);
+                    // An older kernel, or a file of another user: it stays as large as it is.
+                    let _ = sys::page_out_program();
                 } else {
                     // Not before it was idle for as long again.
                     drop(shared.in_use());
@@ -166,15 +169,22 @@ async fn exited(machine: &mut Machine) -> io::Result<ExitStatus> {
     }
 }
 
-/// Resolves when the machine has been idle for long enough to be suspended. May be cancelled.
-async fn idle(spec: &Spec, shared: &Shared, awake: bool) {
+/// Resolves when the machine has been idle for long enough to be suspended, and it is its turn. May be
+/// cancelled.
+async fn idle(spec: &Spec, hosting: &Hosting, shared: &Shared, awake: bool) -> File {
     let (Some(idle_ms), true, true) = (spec.idle_ms, shared.may_be_suspended, awake) else {
         return std::future::pending().await;
     };
     let patience = Duration::from_millis(idle_ms);
     loop {
         match shared.usage.idle_since().filter(|_| !shared.paused.get()) {
-            Some(since) if since.elapsed() >= patience => return,
+            Some(since) if since.elapsed() >= patience => {
+                let turn = sleep::turn(hosting).await;
+                // Others may have taken their time, and somebody may have used it meanwhile.
+                if shared.usage.idle_since() == Some(since) && !shared.paused.get() {
+                    return turn;
+                }
+            }
             Some(since) => tokio::time::sleep_until(since + patience).await,
             None => tokio::time::sleep(patience).await,
         }

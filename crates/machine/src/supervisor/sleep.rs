@@ -34,8 +34,8 @@ pub(crate) const FILE: &str = "suspended";
 /// How long the agent may take to let go of the conversation.
 const PARK_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long other machines may take to be suspended before this one.
-const TURN_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often it is looked whether another machine is still being suspended.
+const TURN_POLL: Duration = Duration::from_millis(20);
 
 /// How long others may take to be admitted before this one.
 const ADMISSION_TIMEOUT: Duration = Duration::from_secs(5);
@@ -79,9 +79,6 @@ pub(super) enum Restless {
     /// Somebody uses it after all.
     #[error("it is used")]
     Used,
-    /// Others are being suspended.
-    #[error("others are being suspended")]
-    Turn,
     /// The agent did not let go of the conversation.
     #[error("cannot let go of its conversation")]
     Park(#[source] ControlError),
@@ -106,14 +103,14 @@ pub(super) enum Restless {
     Write(#[source] io::Error),
 }
 
-/// Suspends a machine. On failure it goes on as it was.
+/// Suspends a machine whose [turn] it is. On failure it goes on as it was.
 pub(super) async fn suspend(
     spec: &Spec,
     hosting: &Hosting,
     shared: &Rc<Shared>,
     instance: &mut dyn Instance,
+    _turn: File,
 ) -> Result<Asleep, Restless> {
-    let _turn = turn(hosting).await?;
     // From here on whoever wants to use the machine waits.
     if shared.usage.idle_since().is_none() {
         return Err(Restless::Used);
@@ -169,17 +166,20 @@ async fn fall_asleep(
     Ok(Asleep { path, digest, bytes, base, state })
 }
 
-/// One machine is suspended at a time: each reads and writes as fast as it can.
-async fn turn(hosting: &Hosting) -> Result<File, Restless> {
+/// Waits until no other machine is being suspended: each reads and writes as fast as it can. Dropping the file
+/// ends the turn. May be cancelled.
+pub(super) async fn turn(hosting: &Hosting) -> File {
     let path = hosting.home.machines().join("suspend.lock");
-    let file = open_lock(&path).map_err(|_| Restless::Turn)?;
-    let taken = async {
-        while file.try_lock().is_err() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
+    loop {
+        // Out of descriptors, most likely: those who hold them will let go.
+        if let Ok(file) = open_lock(&path) {
+            while file.try_lock().is_err() {
+                tokio::time::sleep(TURN_POLL).await;
+            }
+            return file;
         }
-    };
-    timeout(TURN_TIMEOUT, taken).await.map_err(|_| Restless::Turn)?;
-    Ok(file)
+        tokio::time::sleep(TURN_POLL).await;
+    }
 }
 
 fn count(memory: &crate::backend::GuestMemory) -> io::Result<u64> {
@@ -200,7 +200,8 @@ fn taken(hosting: &Hosting) -> u64 {
 fn write(memory: &crate::backend::GuestMemory, path: &std::path::Path) -> io::Result<(String, u64)> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let file = File::from(rustix::fs::open(path, flags, Mode::from(0o600))?);
-    let (mut out, mut digest, mut bytes) = (BufWriter::with_capacity(BUFFER_BYTES, file), Digest::default(), 0);
+    let (mut out, mut digest, mut bytes) =
+        (BufWriter::with_capacity(BUFFER_BYTES, file), Digest::default(), 0);
     memory.each_own_page(|index, page| {
         digest.add(index, page);
         bytes += (8 + PAGE) as u64;

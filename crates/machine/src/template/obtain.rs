@@ -32,11 +32,11 @@ pub async fn obtain(home: &Home, spec: &Spec, mut progress: impl FnMut(Step)) ->
         // Its random numbers could repeat.
         Some(None) => &[Level::Agent][..],
     };
-    let mut reason = String::new();
+    let mut reason = None;
     for &level in levels {
         match ensure(home, spec, level, &mut progress).await {
-            Ok(Ok(origin)) => return Ok(origin),
-            Ok(Err(refusal)) => reason = refusal,
+            Ok(Ok(key)) => return Ok(Origin::Template { key, level, reason }),
+            Ok(Err(refusal)) => reason = Some(refusal),
             Err(Failure::Launch(error)) => return Err(error),
             // A machine that starts slowly is better than none.
             Err(Failure::Template(error)) => {
@@ -45,7 +45,8 @@ pub async fn obtain(home: &Home, spec: &Spec, mut progress: impl FnMut(Step)) ->
             Err(Failure::Unwritten(reason)) => return Ok(Origin::Cold { reason }),
         }
     }
-    Ok(Origin::Cold { reason })
+    // There is a level: without one nothing runs in it.
+    Ok(Origin::Cold { reason: reason.unwrap_or_default() })
 }
 
 /// Why no template was obtained, though there could be one.
@@ -66,11 +67,11 @@ async fn ensure(
     spec: &Spec,
     level: Level,
     progress: &mut impl FnMut(Step),
-) -> Result<Result<Origin, String>, Failure> {
+) -> Result<Result<String, String>, Failure> {
     let templates = Templates::open(home)?;
     let ingredients = Ingredients::of(spec, level, &templates.secret()?)?;
     let key = ingredients.key();
-    if let Some(found) = find(&templates, &key, level) {
+    if let Some(found) = find(&templates, &key) {
         return Ok(found);
     }
     let lock = match templates.try_lock(&key)? {
@@ -80,17 +81,17 @@ async fn ensure(
             templates.lock(&key).await?
         }
     };
-    if let Some(found) = find(&templates, &key, level) {
+    if let Some(found) = find(&templates, &key) {
         return Ok(found);
     }
     build(home, &templates, spec, ingredients, lock, progress).await
 }
 
-/// The template, if it is there and whole, or why there is none.
-fn find(templates: &Templates, key: &str, level: Level) -> Option<Result<Origin, String>> {
+/// The template's key, if it is there and whole, or why there is none.
+fn find(templates: &Templates, key: &str) -> Option<Result<String, String>> {
     let manifest = templates.check(key, false).ok()?;
     match (&manifest.outcome, manifest.refusal()) {
-        (Outcome::Made(_), _) => Some(Ok(Origin::Template { key: key.to_owned(), level })),
+        (Outcome::Made(_), _) => Some(Ok(key.to_owned())),
         (_, Some(reason)) => Some(Err(reason.to_owned())),
         _ => None,
     }
@@ -103,7 +104,7 @@ async fn build(
     ingredients: Ingredients,
     lock: File,
     progress: &mut impl FnMut(Step),
-) -> Result<Result<Origin, String>, Failure> {
+) -> Result<Result<String, String>, Failure> {
     let (key, level) = (ingredients.key(), ingredients.level);
     templates.sweep();
     let folder = templates.begin(&key)?;
@@ -115,6 +116,8 @@ async fn build(
         origin: Origin::Builder { folder: folder.clone(), level },
         lifetime: Lifetime::Leased,
         idle_ms: None,
+        // Its server is started up to three times.
+        deadline_ms: spec.deadline_ms.saturating_mul(3),
         restart: Restart::Never,
         ..spec.clone()
     };
@@ -148,7 +151,7 @@ async fn build(
     // Room for the next one; a failure is for the next command that prunes.
     let _ = templates.prune(&super::Policy::default());
     Ok(match manifest.outcome {
-        Outcome::Made(_) => Ok(Origin::Template { key, level }),
+        Outcome::Made(_) => Ok(key),
         Outcome::Refused { reason } => Err(reason),
     })
 }

@@ -238,7 +238,7 @@ fn open_beginning(
 /// Gives a suspended machine its pages back.
 fn write_pages(pages: &File, memory: &GuestMemory) -> io::Result<()> {
     let writer = memory.writer()?;
-    let mut reader = BufReader::with_capacity(1 << 20, pages);
+    let mut reader = BufReader::with_capacity(64 << 10, pages);
     let (mut index, mut page) = ([0; 8], [0; PAGE]);
     loop {
         match reader.read_exact(&mut index) {
