@@ -4,7 +4,7 @@ CARGO ?= cargo
 export CARGO_TERM_COLOR ?= auto
 PROGRAM := $(or $(CARGO_TARGET_DIR),target)/release/casemate
 
-.PHONY: setup setup-bench build demo test check bench clean
+.PHONY: setup setup-bench build demo test kill-test check bench clean
 
 ## Installs what building, testing and running need; says what it wants where it may not.
 setup:
@@ -21,6 +21,11 @@ demo: build
 ## Every test; machine tests boot real guests.
 test: setup
 	$(CARGO) nextest run --locked --workspace
+
+## Kills commands, supervisors, VMMs, agents and servers 300 times, in every phase; `make test` does so less
+## often. It prints its seed, with which CASEMATE_KILL_SEED repeats it.
+kill-test: setup
+	CASEMATE_KILL_POINTS=300 $(CARGO) test --locked --package casemate --test it -- kill:: --nocapture
 
 ## Formatting, lints, documentation, dependencies.
 check: setup

@@ -25,6 +25,9 @@ fn main() {
             println!("cargo::rerun-if-changed={}", crates.join(package).join(part).display());
         }
     }
+    for part in ["build.rs", "reseed"] {
+        println!("cargo::rerun-if-changed={}", crates.join("guest").join(part).display());
+    }
     let built = build(workspace);
     for (variable, program) in
         [("CASEMATE_EMBEDDED_AGENT", "casemate-guest"), ("CASEMATE_EMBEDDED_PROBE", "casemate-probe")]

@@ -10,6 +10,7 @@ use casemate_testkit::LineClient;
 use serde::{Deserialize, de::DeserializeOwned};
 use std::{
     fs,
+    os::unix::process::CommandExt,
     path::PathBuf,
     process::Command,
     time::{Duration, Instant},
@@ -98,7 +99,7 @@ impl Talk {
     /// Spawns a server, or what stands in front of it, and shakes hands.
     pub fn begin(mut command: Command) -> Result<Self, Failure> {
         let spawned = Instant::now();
-        let client = LineClient::spawn(&mut command)?;
+        let client = LineClient::spawn(command.process_group(0))?;
         let running = Running::note(client.pid());
         let mut client = client.with_patience(PATIENCE);
         let answer = client.initialize(REVISION, serde_json::json!({}))?;

@@ -1,6 +1,6 @@
 //! Being told to end: everything that was started ends first.
 
-use crate::{failure::Failure, workspace::Layout};
+use crate::{failure::Failure, process::is_ending, workspace::Layout};
 use std::{process, thread};
 use tokio::{
     runtime,
@@ -33,4 +33,11 @@ pub fn watch(layout: Layout) -> Result<(), Failure> {
         process::exit(INTERRUPTED);
     });
     Ok(())
+}
+
+/// Leaves the end to the thread that watches, once a signal has come: what failed since is no result.
+pub fn give_way() {
+    while is_ending() {
+        thread::park();
+    }
 }

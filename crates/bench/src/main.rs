@@ -53,6 +53,7 @@ fn run(args: &Args) -> Result<(), Failure> {
     let mut results = Results::create(&args.results)?;
     let bench = Bench::new(workspace.layout().clone())?;
     measure::all(args, &bench, &mut results);
+    interrupt::give_way();
     let environment = Environment::of(&bench);
     let verdicts = targets::judge(&results);
     let written = report::write(args, &environment, &results, &verdicts)?;

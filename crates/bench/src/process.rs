@@ -1,10 +1,11 @@
 //! Processes: those that are started here, and what `/proc` shows of any.
 
 use crate::failure::Failure;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process_group};
 use std::{
     collections::BTreeSet,
     fs, io,
+    os::unix::process::CommandExt,
     path::PathBuf,
     process::{Command, Output, Stdio},
     sync::{
@@ -25,15 +26,15 @@ static RUNNING: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
 /// Whether this program was told to end.
 static ENDING: AtomicBool = AtomicBool::new(false);
 
-/// A process that is killed if this program is interrupted while this lives.
+/// A process group that is killed if this program is interrupted while this lives.
 #[derive(Debug)]
 pub struct Running(u32);
 
 impl Running {
-    /// Notes a process that was started.
+    /// Notes a process that was started as the leader of its group.
     pub fn note(pid: u32) -> Self {
         RUNNING.lock().unwrap_or_else(PoisonError::into_inner).insert(pid);
-        if ENDING.load(Ordering::SeqCst) {
+        if is_ending() {
             kill(pid);
         }
         Self(pid)
@@ -54,10 +55,15 @@ pub fn kill_all() {
     }
 }
 
-fn kill(pid: u32) {
-    if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
+/// Whether this program was told to end.
+pub fn is_ending() -> bool {
+    ENDING.load(Ordering::SeqCst)
+}
+
+fn kill(group: u32) {
+    if let Some(group) = i32::try_from(group).ok().and_then(Pid::from_raw) {
         // Fails only where it has ended.
-        let _ = kill_process(pid, Signal::KILL);
+        let _ = kill_process_group(group, Signal::KILL);
     }
 }
 
@@ -85,7 +91,7 @@ pub fn run(command: &mut Command, limit: Duration) -> Result<Finished, Failure> 
 
 /// Runs a command to its end, however it ends; one that takes longer than `limit` is killed.
 pub fn output(command: &mut Command, limit: Duration) -> Result<(Output, Duration), Failure> {
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
     let spawned = Instant::now();
     let child = command.spawn().map_err(|source| Failure::Start { program: line(command), source })?;
     let (pid, running) = (child.id(), Running::note(child.id()));

@@ -3,11 +3,14 @@
 //! The command line is read from a VMM that casemate runs. Each descriptor that it names is replaced by one
 //! of the same kind: the same files, fresh memory of the same size, and sockets whose other ends are here.
 
+mod arguments;
+
 use crate::{
     casemate::Machine,
     failure::Failure,
     process::{self, Running},
 };
+use arguments::{console_of, descriptors_in, drop_unused_sets, renumber, set_of};
 use rustix::{
     fs::{MemfdFlags, ftruncate, memfd_create},
     io::{FdFlags, fcntl_setfd},
@@ -18,7 +21,7 @@ use std::{
     io::{ErrorKind, Read},
     os::{
         fd::{AsRawFd, OwnedFd},
-        unix::net::UnixStream,
+        unix::{net::UnixStream, process::CommandExt},
     },
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -58,9 +61,14 @@ impl Blueprint {
         let mut arguments: Vec<String> = words.collect();
         // The list ends with a zero byte, not with an empty argument.
         arguments.pop();
+        drop_unused_sets(&mut arguments);
         let mut descriptors = BTreeMap::new();
-        for number in arguments.iter().flat_map(|argument| descriptors_in(argument)) {
-            descriptors.insert(number, kind(&proc, number)?);
+        for argument in &arguments {
+            for number in descriptors_in(argument) {
+                // QEMU has moved what it was given for a set, and the number is something else by now.
+                let kind = if set_of(argument).is_some() { kvm() } else { kind(&proc, number)? };
+                descriptors.insert(number, kind);
+            }
         }
         Ok(Self { program, arguments, descriptors })
     }
@@ -101,7 +109,7 @@ impl Blueprint {
             .map_err(Failure::system("limit the wait for the console"))?;
         let mut command = Command::new(&self.program);
         command.args(self.arguments(initramfs, &numbers));
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).process_group(0);
         let spawned = Instant::now();
         let child = command
             .spawn()
@@ -159,6 +167,11 @@ impl Drop for Vmm {
     }
 }
 
+/// The only thing that is opened by the name of a set at the start of a machine.
+fn kvm() -> Kind {
+    Kind::File { path: PathBuf::from("/dev/kvm"), writable: true }
+}
+
 fn kind(proc: &Path, number: i32) -> Result<Kind, Failure> {
     let link = proc.join("fd").join(number.to_string());
     let target = fs::read_link(&link).map_err(Failure::file("read the link", &link))?;
@@ -179,49 +192,6 @@ fn kind(proc: &Path, number: i32) -> Result<Kind, Failure> {
 fn is_writable(info: &str) -> bool {
     let flags = info.lines().find_map(|line| line.strip_prefix("flags:")).unwrap_or_default();
     !flags.trim().ends_with(['0', '4'])
-}
-
-/// The numbers of the descriptors that an argument names: as `fd=N` or by their path.
-fn descriptors_in(argument: &str) -> Vec<i32> {
-    places(argument).into_iter().filter_map(|(from, to)| argument[from..to].parse().ok()).collect()
-}
-
-fn renumber(argument: &str, numbers: &BTreeMap<i32, i32>) -> String {
-    let (mut text, mut copied) = (String::new(), 0);
-    for (from, to) in places(argument) {
-        let new = argument[from..to].parse().ok().and_then(|number: i32| numbers.get(&number));
-        text += &argument[copied..from];
-        text += &new.map_or_else(|| argument[from..to].to_owned(), i32::to_string);
-        copied = to;
-    }
-    text + &argument[copied..]
-}
-
-/// Where the numbers of descriptors stand in an argument.
-fn places(argument: &str) -> Vec<(usize, usize)> {
-    let mut found = Vec::new();
-    for prefix in ["/proc/self/fd/", "fd="] {
-        for (at, _) in argument.match_indices(prefix) {
-            // Another option's name may end in the same letters.
-            let inside_a_word = prefix == "fd=" && at > 0 && !argument[..at].ends_with(',');
-            let from = at + prefix.len();
-            let length = argument[from..].bytes().take_while(u8::is_ascii_digit).count();
-            if length > 0 && !inside_a_word {
-                found.push((from, from + length));
-            }
-        }
-    }
-    found.sort_unstable();
-    found
-}
-
-/// The descriptor of the character device behind the first serial port.
-fn console_of(arguments: &[String]) -> Option<i32> {
-    let at = arguments.iter().position(|argument| argument == "-serial")?;
-    let device = arguments.get(at + 1)?.strip_prefix("chardev:")?;
-    let named = format!("id={device}");
-    let backend = arguments.iter().find(|argument| argument.split(',').any(|part| part == named))?;
-    descriptors_in(backend).first().copied()
 }
 
 /// Reads until the first byte of `marker` has come; when, counted from `spawned`.
@@ -248,35 +218,6 @@ fn wait_for(console: &mut impl Read, marker: &[u8], spawned: Instant) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
-
-    #[test]
-    fn descriptors_are_found_by_number_and_by_path() {
-        assert_eq!(descriptors_in("socket,id=link,fd=22"), [22]);
-        assert_eq!(descriptors_in("id=root,file.locking=off,file=/proc/self/fd/10"), [10]);
-        assert_eq!(descriptors_in("fd=7,set=1"), [7]);
-        assert_eq!(descriptors_in("memory-backend-file,xfd=3,mem-path=/proc/self/fd/14,size=256M"), [14]);
-        assert!(descriptors_in("kvm,device=/dev/fdset/1").is_empty());
-    }
-
-    #[test]
-    fn new_numbers_may_be_longer_and_may_be_others_old_ones() {
-        let numbers = BTreeMap::from([(3, 140), (140, 3)]);
-        assert_eq!(renumber("a=/proc/self/fd/3,b=/proc/self/fd/140", &numbers), {
-            "a=/proc/self/fd/140,b=/proc/self/fd/3"
-        });
-        assert_eq!(renumber("fd=140", &numbers), "fd=3");
-        assert_eq!(renumber("fd=5", &numbers), "fd=5");
-    }
-
-    #[test]
-    fn the_console_is_the_device_of_the_serial_port() {
-        let words = ["-chardev", "socket,id=link,fd=22", "-chardev", "socket,id=console,fd=20"];
-        let mut arguments: Vec<String> = words.map(str::to_owned).to_vec();
-        assert_eq!(console_of(&arguments), None);
-        arguments.extend(["-serial".to_owned(), "chardev:console".to_owned()]);
-        assert_eq!(console_of(&arguments), Some(20));
-    }
 
     #[test]
     fn flags_tell_reading_from_writing() {
@@ -322,18 +263,5 @@ mod tests {
     fn a_console_that_ends_early_is_a_failure() {
         let mut console = Parts { left: vec![b"panic"], last_asked: None };
         assert!(matches!(wait_for(&mut console, b"userspace", Instant::now()), Err(Failure::Guest { .. })));
-    }
-
-    fn part() -> impl Strategy<Value = String> {
-        prop_oneof!["[a-zä=,/]{0,6}", ",fd=[1-9][0-9]{0,3}", "/proc/self/fd/[1-9][0-9]{0,3}"]
-    }
-
-    proptest! {
-        #[test]
-        fn any_argument_survives_the_same_numbers(parts in prop::collection::vec(part(), 0..8)) {
-            let argument = parts.concat();
-            let same = descriptors_in(&argument).into_iter().map(|number| (number, number)).collect();
-            prop_assert_eq!(renumber(&argument, &same), argument);
-        }
     }
 }

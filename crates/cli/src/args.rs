@@ -51,6 +51,7 @@ pub enum Command {
     List(command::list::List),
     Image(command::image::Image),
     Kernel(command::kernel::Kernel),
+    Template(command::template::Template),
     Launch(Box<command::launch::Launch>),
     LaunchMany(Box<command::launch_many::LaunchMany>),
     Status(command::status::Status),

@@ -21,6 +21,8 @@ pub struct Context {
     pub home: Home,
     /// Machines that end with this command, unless it lets them go.
     pub leases: RefCell<BTreeSet<Name>>,
+    /// Machines that this command started and let go.
+    pub kept: RefCell<Vec<Name>>,
     config: Option<PathBuf>,
 }
 
@@ -32,6 +34,7 @@ impl Context {
             environment: Environment::read(|name| std::env::var(name).ok())?,
             home: Home::from_environment()?,
             leases: RefCell::default(),
+            kept: RefCell::default(),
             config: global.config.clone(),
         })
     }

@@ -5,10 +5,10 @@ use std::future::Future;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Runs work until it is done or a signal cancels it. What the work holds is released by being dropped (a
-/// leased machine stops when its owner lets go); then `cleanup` waits until it is gone.
+/// leased machine stops when its owner lets go); then `cleanup` waits until it is gone, and says what is left.
 pub async fn guard<T>(
     work: impl Future<Output = Result<T, Error>>,
-    cleanup: impl Future<Output = ()>,
+    cleanup: impl Future<Output = Option<String>>,
 ) -> Result<T, Error> {
     let listen =
         |kind| signal(kind).map_err(|error| Error::unavailable("cannot listen to signals").because(error));
@@ -25,7 +25,7 @@ pub async fn guard<T>(
         }
     };
     tokio::select! {
-        () = cleanup => Err(Error::new(Kind::Interrupted(first), "interrupted")),
+        left = cleanup => Err(Error::new(Kind::Interrupted(first), "interrupted").maybe_hint(left)),
         second = signals.next() => std::process::exit((128 + second).into()),
     }
 }

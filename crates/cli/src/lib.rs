@@ -18,6 +18,7 @@ pub mod engine;
 pub mod error;
 pub mod interrupt;
 pub mod render;
+pub mod units;
 
 use args::Cli;
 use clap::Parser;

@@ -15,6 +15,7 @@ use crate::{
     casemate::{Machine, Start},
     environment,
     failure::{Failure, chain},
+    interrupt,
     process::Memory,
     results::{Results, Samples},
     server,
@@ -65,6 +66,7 @@ pub fn all(args: &Args, bench: &Bench, results: &mut Results) {
                 if case.when != when || *failures >= PATIENCE {
                     continue;
                 }
+                interrupt::give_way();
                 eprintln!("[{}/{rounds}] {}", round, case.name);
                 let began = Instant::now();
                 let measured = (case.measure)(bench, &mut results.of(&case.name, round));

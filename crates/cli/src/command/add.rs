@@ -1,6 +1,6 @@
 //! `casemate add`.
 
-use super::options::{LaterOptions, MachineOptions, ServerOptions};
+use super::options::{LaterOptions, LifeOptions, MachineOptions, ServerOptions};
 use crate::{
     config::store::{Definition, Store},
     context::Context,
@@ -50,6 +50,8 @@ pub struct Add {
     #[command(flatten)]
     machine: MachineOptions,
     #[command(flatten)]
+    life: LifeOptions,
+    #[command(flatten)]
     later: LaterOptions,
 }
 
@@ -95,6 +97,8 @@ pub async fn run(args: Add, context: &Context) -> Result<Outcome, Error> {
         backend: args.machine.backend.map(|kind| kind.to_string()),
         memory_mb: args.machine.memory,
         vcpus: args.machine.vcpus,
+        idle: args.life.idle.map(|idle| idle.to_string()),
+        restart: args.life.restart.map(|policy| policy.to_string()),
         env: args.server.env.iter().cloned().collect(),
         version: images::version(&wanted.source, &image.meta),
         image: Some(image.digest.clone()),

@@ -7,7 +7,7 @@ use crate::{
         McpAnswer,
         asking::{Asking, Wish},
     },
-    error::{Error, Outcome},
+    error::{Error, Kind, Outcome},
     render::{bytes, harmless},
 };
 use casemate_proto::ids::Name;
@@ -94,11 +94,10 @@ pub async fn run(args: Call, context: &Context) -> Result<Outcome, Error> {
     asking.close(context).await;
     match answer? {
         McpAnswer::Error(error) => {
-            if args.json {
-                context.screen.line(&format!("{{\"error\":{}}}", error.get()))?;
-            } else {
-                context.screen.line(&format!("{{\"error\": {}}}", harmless(error.get())))?;
+            if !args.json {
+                return Err(refusal(&args.name, &error));
             }
+            context.screen.line(&format!("{{\"error\":{}}}", error.get()))?;
             Ok(Outcome::Failed)
         }
         McpAnswer::Result(result) => {
@@ -111,6 +110,25 @@ pub async fn run(args: Call, context: &Context) -> Result<Outcome, Error> {
             let failed = shown.is_some_and(|shown| shown.is_error);
             Ok(if failed { Outcome::Failed } else { Outcome::Done })
         }
+    }
+}
+
+/// What a server says when it does not call the tool at all (JSON-RPC 2.0, 5.1).
+fn refusal(name: &Name, error: &RawValue) -> Error {
+    #[derive(Deserialize)]
+    struct Rpc {
+        code: i64,
+        message: String,
+    }
+    const INVALID_PARAMS: i64 = -32602;
+    match serde_json::from_str::<Rpc>(error.get()) {
+        Ok(Rpc { code, message }) => {
+            let error = Error::new(Kind::Failed, format!("{name} refused the call: {message} (code {code})"));
+            let hint = format!("casemate tools {name} lists its tools and what they take");
+            error.maybe_hint((code == INVALID_PARAMS).then_some(hint))
+        }
+        // No error as it should be; what it is.
+        Err(_) => Error::new(Kind::Failed, format!("{name} refused the call: {}", error.get())),
     }
 }
 
@@ -184,6 +202,21 @@ mod tests {
                         inside\n[content of type \"new\"; use --json to get it]\n";
         assert_eq!(readable(&result), expected);
         assert!(result.is_error);
+    }
+
+    #[test]
+    fn a_refusal_is_said_in_words() {
+        let say = |error: &str| {
+            let raw = RawValue::from_string(error.to_owned()).unwrap();
+            refusal(&"x".parse().unwrap(), &raw).report().to_string()
+        };
+        assert_eq!(
+            say(r#"{"code": -32602, "message": "no tool y", "data": [1]}"#),
+            "x refused the call: no tool y (code -32602)\n\
+             hint: casemate tools x lists its tools and what they take\n"
+        );
+        assert_eq!(say(r#"{"code": 1, "message": "busy"}"#), "x refused the call: busy (code 1)\n");
+        assert_eq!(say(r#""odd""#), "x refused the call: \"odd\"\n");
     }
 
     #[test]

@@ -21,7 +21,8 @@ use crate::{
 #[derive(Debug, Clone, PartialEq, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct Doctor {
-    /// Print JSON: {backends: [{name, level, usable, accelerator, reason, remedy, probe_ms}], default}
+    /// Print JSON: {backends: [{name, level, usable, accelerator, reason, remedy, probe_ms}], default,
+    /// limits: [{reason, remedy}]}, where limits are those that machines are not given from outside
     #[arg(long)]
     json: bool,
 }
@@ -60,6 +61,10 @@ pub async fn run(args: Doctor, context: &Context) -> Result<Outcome, Error> {
         if let Some(remedy) = &backend.remedy {
             context.screen.line(&format!("{}: {remedy}", backend.name))?;
         }
+    }
+    for limit in &report.limits {
+        let remedy = limit.remedy.as_ref().map(|remedy| format!(" ({remedy})")).unwrap_or_default();
+        context.screen.line(&format!("A limit from outside is missing: {}{remedy}", limit.reason))?;
     }
     match report.default {
         Some(default) => context.screen.line(&format!("\nMachines are made with {default}."))?,

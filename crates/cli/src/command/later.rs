@@ -31,9 +31,6 @@ pub enum Later {
     /// Render results (not built yet)
     #[command(hide = true, disable_help_flag = true)]
     Report(Rest),
-    /// List, inspect and prune templates (not built yet)
-    #[command(hide = true, disable_help_flag = true)]
-    Template(Rest),
     /// List, inspect and remove volumes (not built yet)
     #[command(hide = true, disable_help_flag = true)]
     Volume(Rest),
@@ -66,7 +63,6 @@ impl Later {
             Self::Reliability(_) => ("reliability", "there is no substitute in this version"),
             Self::Verify(_) => ("verify", "there is no substitute in this version"),
             Self::Report(_) => ("report", "commands with --json print what a report would be made of"),
-            Self::Template(_) => ("template", "every start is a cold start in this version"),
             Self::Volume(_) => ("volume", "there is no substitute in this version"),
             Self::Lock(_) => ("lock", "`casemate list --json` shows the image that each server is pinned to"),
         };

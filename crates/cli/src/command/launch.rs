@@ -2,9 +2,9 @@
 
 use super::options::{LaterOptions, MachineOptions, ServerOptions};
 use crate::{
-    config::settings,
+    config::settings::{self, Flags},
     context::Context,
-    engine::{self, Conversation, Lifetime, Record, Unknown, machines},
+    engine::{self, Conversation, Lifetime, Record, Start, Unknown, machines},
     error::{Error, Outcome},
     render::milliseconds,
 };
@@ -44,10 +44,10 @@ pub async fn run(args: Launch, context: &Context) -> Result<Outcome, Error> {
     let configuration = context.configuration()?;
     let unknown = if args.probe_if_unknown { Unknown::Probe } else { Unknown::Refused };
     let target = engine::resolve(context, &configuration, &args.name, &args.server, unknown)?;
-    let settings =
-        settings::merge(&args.machine, &context.environment, target.server, &configuration.defaults)?;
+    let flags = Flags { machine: &args.machine, start: &args.start };
+    let settings = settings::merge(flags, &context.environment, target.server, &configuration.defaults)?;
     machines::refuse_taken(context, &args.name)?;
-    let plan = engine::plan(context, &configuration, &target, &settings).await?.starting(&args.start);
+    let plan = engine::plan(context, &configuration, &target, &settings).await?;
     let leased = machines::launch(context, &plan, &args.name, Lifetime::Detached, Conversation::Held).await?;
     let record = machines::let_go(context, leased);
     if args.json {
@@ -62,9 +62,10 @@ pub async fn run(args: Launch, context: &Context) -> Result<Outcome, Error> {
 /// One line about a machine that is ready.
 pub(super) fn describe(record: &Record) -> String {
     let accelerator = match record.accelerator {
-        Some(engine::Accelerator::Tcg) => ", in software emulation",
+        Some(engine::Accelerator::Tcg) => " in emulation",
         _ => "",
     };
+    let restored = if record.start == Start::Restored { ", restored" } else { "" };
     let took = record.start_ms.map(|ms| format!(" in {}", milliseconds(ms))).unwrap_or_default();
-    format!("{} is ready{took} ({}{accelerator}, CID {})", record.name, record.backend, record.cid)
+    format!("{} is ready{took} ({}{accelerator}{restored}, CID {})", record.name, record.backend, record.cid)
 }

@@ -16,6 +16,7 @@ pub mod remove;
 pub mod run;
 pub mod status;
 pub mod stop;
+pub mod template;
 pub mod test;
 pub mod tools;
 
@@ -37,6 +38,7 @@ pub async fn dispatch(command: Command, context: &Rc<Context>) -> Result<Outcome
         Command::List(args) => list::run(args, context),
         Command::Image(args) => image::run(args, context).await,
         Command::Kernel(args) => kernel::run(args, context).await,
+        Command::Template(args) => template::run(args, context),
         Command::Launch(args) => launch::run(*args, context).await,
         Command::LaunchMany(args) => launch_many::run(*args, context).await,
         Command::Status(args) => status::run(args, context),

@@ -3,13 +3,16 @@
 use crate::{
     engine::{BackendKind, Isolation, Restart},
     error::Error,
+    units::Idle,
 };
-use std::time::Duration;
-
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
-/// The least and the most memory of a machine, in MiB.
-pub const MEMORY_MB: std::ops::RangeInclusive<u32> = 64..=65536;
+/// The least and the most memory of a machine, in MiB. With 78 the distribution's kernel has not enough to
+/// unpack what it boots from, and panics.
+pub const MEMORY_MB: std::ops::RangeInclusive<u32> = 80..=65536;
+
+/// The least and the most memory of all machines together, in MiB.
+pub const MEMORY_LIMIT_MB: std::ops::RangeInclusive<u32> = 80..=1 << 30;
 
 /// The fewest and the most virtual processors of a machine.
 pub const VCPUS: std::ops::RangeInclusive<u32> = 1..=32;
@@ -24,8 +27,8 @@ pub struct MachineOptions {
     /// What makes the machine, instead of the strongest backend that works
     #[arg(long, value_name = "NAME", value_parser = backend_parser())]
     pub backend: Option<BackendKind>,
-    /// Memory in MiB, 64 to 65536 [default: 256]
-    #[arg(long, value_name = "MB", value_parser = clap::value_parser!(u32).range(64..=65536))]
+    /// Memory in MiB, 80 to 65536 [default: 256]
+    #[arg(long, value_name = "MB", value_parser = clap::value_parser!(u32).range(80..=65536))]
     pub memory: Option<u32>,
     /// Virtual processors, 1 to 32 [default: 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=32))]
@@ -53,39 +56,28 @@ pub struct ServerOptions {
     pub env: Vec<(String, String)>,
 }
 
-/// Options of the start of a machine, and of what becomes of it.
+/// Options of the start of a machine.
 #[derive(Debug, Clone, Default, PartialEq, clap::Args)]
 #[command(next_help_heading = "Machine")]
 pub struct StartOptions {
     /// Neither start from a template nor make one
     #[arg(long)]
     pub cold: bool,
+    /// What becomes of it.
+    #[command(flatten)]
+    pub life: LifeOptions,
+}
+
+/// Options of what becomes of a machine that is ready.
+#[derive(Debug, Clone, Copy, Default, PartialEq, clap::Args)]
+#[command(next_help_heading = "Machine")]
+pub struct LifeOptions {
     /// Suspend the machine after so long without a request, such as 90s or 10m; the next request resumes it
-    #[arg(long, value_name = "TIME", value_parser = duration)]
-    pub idle: Option<Duration>,
+    #[arg(long, value_name = "TIME|never")]
+    pub idle: Option<Idle>,
     /// What is done when the machine fails: never (nothing), or on-failure (start it anew, 5 times in a row)
     #[arg(long, value_name = "POLICY", value_parser = restart_parser())]
     pub restart: Option<Restart>,
-}
-
-/// Why a text is no length of time.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("write a number and ms, s, m or h, from 100ms to 168h, such as 90s")]
-pub struct InvalidDuration;
-
-/// Reads `90s`, `10m`.
-pub fn duration(text: &str) -> Result<Duration, InvalidDuration> {
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let number: u64 = text[..digits].parse().map_err(|_| InvalidDuration)?;
-    let unit_ms = match &text[digits..] {
-        "ms" => 1,
-        "s" => 1000,
-        "m" => 60 * 1000,
-        "h" => 3600 * 1000,
-        _ => return Err(InvalidDuration),
-    };
-    let ms = number.checked_mul(unit_ms).filter(|ms| (100..=168 * 3600 * 1000).contains(ms));
-    ms.map(Duration::from_millis).ok_or(InvalidDuration)
 }
 
 /// Options of later versions: understood, and refused.
@@ -200,15 +192,6 @@ mod tests {
         assert!(matches!(variable("1A=x"), Err(InvalidVariable::Name(_))));
         assert!(matches!(variable("=x"), Err(InvalidVariable::Name(_))));
         assert!(matches!(variable("A=\0"), Err(InvalidVariable::Zero(_))));
-    }
-
-    #[test]
-    fn times_have_a_unit_and_bounds() {
-        assert_eq!(duration("90s"), Ok(Duration::from_secs(90)));
-        assert_eq!(duration("10m"), Ok(Duration::from_secs(600)));
-        for wrong in ["", "s", "10", "-1s", "1.5s", "99ms", "169h", "10 s", "99999999999999999999s", "1ß"] {
-            assert_eq!(duration(wrong), Err(InvalidDuration), "{wrong}");
-        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::options::{LaterOptions, MachineOptions, ServerOptions, StartOptions};
 use crate::{
-    config::settings,
+    config::settings::{self, Flags},
     context::Context,
     engine::{self, ConversationEnd, Leased, Target, Unknown, asking},
     error::{Error, Outcome},
@@ -74,9 +74,9 @@ pub async fn run(args: Run, context: &Context) -> Result<Outcome, Error> {
         Some(name) => engine::resolve(context, &configuration, name, &args.server, Unknown::Refused)?,
         None => engine::ad_hoc(AD_HOC, &args.words, &args.server)?,
     };
-    let settings =
-        settings::merge(&args.machine, &context.environment, target.server, &configuration.defaults)?;
-    let plan = engine::plan(context, &configuration, &target, &settings).await?.starting(&args.start);
+    let flags = Flags { machine: &args.machine, start: &args.start };
+    let settings = settings::merge(flags, &context.environment, target.server, &configuration.defaults)?;
+    let plan = engine::plan(context, &configuration, &target, &settings).await?;
     let mut leased = asking::lease_for_client(context, &plan, &target.name).await?;
     let conversed = converse(&leased).await;
     let end = match conversed {

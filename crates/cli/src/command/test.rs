@@ -2,7 +2,7 @@
 
 use super::options::{LaterOptions, MachineOptions, ServerOptions, StartOptions};
 use crate::{
-    config::settings,
+    config::settings::{self, Flags},
     context::Context,
     engine::{
         self, Accelerator, BackendKind, Conversation, Lifetime, McpAnswer, Progress, Session, machines,
@@ -96,10 +96,11 @@ pub async fn run(args: Test, context: &Context) -> Result<Outcome, Error> {
     let configuration = context.configuration()?;
     let name = machines::passing_name("test")?;
     let probe = engine::ad_hoc("test", &["builtin:probe".to_owned()], &ServerOptions::default())?;
-    let settings = settings::merge(&args.machine, &context.environment, None, &configuration.defaults)?;
-    // Image and kernel are made ready before any clock starts.
     let start = StartOptions { cold: true, ..StartOptions::default() };
-    let plan = engine::plan(context, &configuration, &probe, &settings).await?.starting(&start);
+    let flags = Flags { machine: &args.machine, start: &start };
+    let settings = settings::merge(flags, &context.environment, None, &configuration.defaults)?;
+    // Image and kernel are made ready before any clock starts.
+    let plan = engine::plan(context, &configuration, &probe, &settings).await?;
 
     let steps = Steps::new(context.screen);
     steps.step("starting a machine with the probe server");

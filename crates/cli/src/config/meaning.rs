@@ -5,8 +5,9 @@ use super::{
     written::{self, At},
 };
 use crate::{
-    command::options::{MEMORY_MB, VCPUS, check_variable},
-    engine::{BackendKind, Isolation, Registries, Source},
+    command::options::{LifeOptions, MEMORY_LIMIT_MB, MEMORY_MB, VCPUS, check_variable},
+    engine::{BackendKind, Isolation, Registries, Restart, Source},
+    units::{HealthInterval, Idle, Size},
 };
 use casemate_proto::ids::Name;
 use std::{collections::BTreeMap, error::Error as StdError, ops::RangeInclusive, path::PathBuf};
@@ -33,10 +34,36 @@ pub struct Defaults {
     pub memory_mb: Option<u32>,
     /// Virtual processors of a machine.
     pub vcpus: Option<u32>,
+    /// What becomes of a machine that is ready.
+    pub life: LifeOptions,
+    /// What holds for all machines together.
+    pub home: HomeSettings,
     /// Where the file forbids microVMs, if it does.
     pub microvm_disabled: Option<Place>,
     /// Kernel and root file system that the seeds' document names.
     pub seed_files: Vec<SeedFile>,
+}
+
+/// What holds for all machines of a home together, as far as it was said.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct HomeSettings {
+    /// How often a machine is asked for a sign of life.
+    pub health_interval: Option<HealthInterval>,
+    /// How much of the disk suspended machines may take.
+    pub suspend_disk: Option<Size>,
+    /// How much memory machines may be expected to use, in MiB.
+    pub memory_limit_mb: Option<u32>,
+}
+
+impl HomeSettings {
+    /// The same, and what `other` says where this says nothing.
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            health_interval: self.health_interval.or(other.health_interval),
+            suspend_disk: self.suspend_disk.or(other.suspend_disk),
+            memory_limit_mb: self.memory_limit_mb.or(other.memory_limit_mb),
+        }
+    }
 }
 
 /// A file of the program that the seeds describe, named in its configuration.
@@ -74,6 +101,8 @@ pub struct Server {
     pub memory_mb: Option<u32>,
     /// Virtual processors of its machines.
     pub vcpus: Option<u32>,
+    /// What becomes of its machines once they are ready.
+    pub life: LifeOptions,
     /// Its environment.
     pub env: BTreeMap<String, String>,
     /// The image that `add` built.
@@ -114,12 +143,15 @@ pub struct Unbuilt {
 impl Configuration {
     /// Adds a file. What an earlier file said about defaults stays; a server may be defined once.
     pub fn add(&mut self, document: written::Document) -> Result<(), ConfigError> {
-        let defaults = Defaults::new(document.defaults)?;
+        let defaults = Defaults::new(document.defaults, document.limits)?;
         let old = &mut self.defaults;
         old.isolation = old.isolation.or(defaults.isolation);
         old.backend = old.backend.or(defaults.backend);
         old.memory_mb = old.memory_mb.or(defaults.memory_mb);
         old.vcpus = old.vcpus.or(defaults.vcpus);
+        old.life.idle = old.life.idle.or(defaults.life.idle);
+        old.life.restart = old.life.restart.or(defaults.life.restart);
+        old.home = old.home.or(defaults.home);
         old.microvm_disabled = old.microvm_disabled.take().or(defaults.microvm_disabled);
         old.seed_files.extend(defaults.seed_files);
         for (slot, address) in [
@@ -142,7 +174,7 @@ impl Configuration {
 }
 
 impl Defaults {
-    fn new(written: written::Defaults) -> Result<Self, ConfigError> {
+    fn new(written: written::Defaults, limits: written::Limits) -> Result<Self, ConfigError> {
         let seed_file = |key, at: Option<At<String>>| {
             at.map(|At { place, value }| SeedFile { key, place, path: PathBuf::from(value) })
         };
@@ -154,6 +186,12 @@ impl Defaults {
             backend: parse(written.backend, "backend")?,
             memory_mb: sized(written.memory_mb, "memory_mb", &MEMORY_MB)?,
             vcpus: sized(written.vcpus, "vcpus", &VCPUS)?,
+            life: life(written.idle, written.restart)?,
+            home: HomeSettings {
+                health_interval: parse(written.health_interval, "health_interval")?,
+                suspend_disk: parse(written.suspend_disk, "suspend_disk")?,
+                memory_limit_mb: sized(limits.memory_mb, "memory_mb", &MEMORY_LIMIT_MB)?,
+            },
             microvm_disabled: written.microvm.filter(|enabled| !enabled.value).map(|enabled| enabled.place),
             seed_files: files.into_iter().flatten().collect(),
         })
@@ -231,6 +269,7 @@ impl Server {
             backend: parse(written.backend, "backend")?,
             memory_mb,
             vcpus,
+            life: life(written.idle, written.restart)?,
             env,
             pinned,
             tools,
@@ -267,6 +306,10 @@ fn isolation(at: At<String>) -> Result<Isolation, ConfigError> {
         "unikernel" => Ok(Isolation::Microvm),
         _ => parse_one(at, "isolation"),
     }
+}
+
+fn life(idle: Option<At<String>>, restart: Option<At<String>>) -> Result<LifeOptions, ConfigError> {
+    Ok(LifeOptions { idle: parse::<Idle>(idle, "idle")?, restart: parse::<Restart>(restart, "restart")? })
 }
 
 fn parse<T>(value: Option<At<String>>, key: &str) -> Result<Option<T>, ConfigError>

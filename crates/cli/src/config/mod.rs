@@ -23,4 +23,4 @@ pub mod written;
 
 pub use error::{ConfigError, Place};
 pub use files::load;
-pub use meaning::{Configuration, Defaults, Pinned, SeedFile, Server, Tool, Unbuilt};
+pub use meaning::{Configuration, Defaults, HomeSettings, Pinned, SeedFile, Server, Tool, Unbuilt};

@@ -1,29 +1,70 @@
 //! What holds for one start: flags over environment over file over defaults, merged here and nowhere else.
 
-use super::{Defaults, Server};
+use super::{Defaults, HomeSettings, Server};
 use crate::{
-    command::options::{MEMORY_MB, MachineOptions, VCPUS},
-    engine::{BackendKind, Isolation},
+    command::options::{LifeOptions, MEMORY_LIMIT_MB, MEMORY_MB, MachineOptions, StartOptions, VCPUS},
+    engine::{BackendKind, Isolation, Restart},
     error::{Error, nearest},
+    units::Idle,
 };
-use std::{ops::RangeInclusive, str::FromStr};
+use casemate_machine::spec;
+use std::{error::Error as StdError, ops::RangeInclusive, str::FromStr, time::Duration};
 
-/// What the environment asks for: `CASEMATE_ISOLATION`, `CASEMATE_BACKEND`, `CASEMATE_MEMORY` and
-/// `CASEMATE_VCPUS`.
+/// What the environment asks for: `CASEMATE_ISOLATION`, `CASEMATE_BACKEND`, `CASEMATE_MEMORY`, `CASEMATE_CPU`,
+/// `CASEMATE_VCPUS`, `CASEMATE_IDLE`, `CASEMATE_RESTART`; for all machines together
+/// `CASEMATE_HEALTH_INTERVAL`, `CASEMATE_SUSPEND_DISK` and `CASEMATE_MEMORY_LIMIT`.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Environment(pub MachineOptions);
+pub struct Environment {
+    /// What machines are like.
+    pub machine: MachineOptions,
+    /// What becomes of them.
+    pub life: LifeOptions,
+    /// What holds for all of them together.
+    pub home: HomeSettings,
+    /// `CASEMATE_CPU=full`: emulated processors have every instruction that can be emulated.
+    pub full_cpu: bool,
+}
 
 impl Environment {
     /// Reads the variables through `get`; an empty one counts as not set.
     pub fn read(get: impl Fn(&str) -> Option<String>) -> Result<Self, Error> {
         let get = |name: &str| get(name).filter(|value| !value.is_empty());
-        Ok(Self(MachineOptions {
+        let machine = MachineOptions {
             isolation: word(&get, "CASEMATE_ISOLATION", Isolation::ALL.iter().map(|level| level.as_str()))?,
             backend: word(&get, "CASEMATE_BACKEND", BackendKind::ALL.iter().map(|kind| kind.as_str()))?,
             memory: number(&get, "CASEMATE_MEMORY", &MEMORY_MB)?,
             vcpus: number(&get, "CASEMATE_VCPUS", &VCPUS)?,
-        }))
+        };
+        let life = LifeOptions {
+            idle: quantity(&get, "CASEMATE_IDLE")?,
+            restart: word(&get, "CASEMATE_RESTART", Restart::ALL.iter().map(|policy| policy.as_str()))?,
+        };
+        let home = HomeSettings {
+            health_interval: quantity(&get, "CASEMATE_HEALTH_INTERVAL")?,
+            suspend_disk: quantity(&get, "CASEMATE_SUSPEND_DISK")?,
+            memory_limit_mb: number(&get, "CASEMATE_MEMORY_LIMIT", &MEMORY_LIMIT_MB)?,
+        };
+        let full_cpu = match get("CASEMATE_CPU").as_deref() {
+            None | Some("fast") => false,
+            Some("full") => true,
+            Some(other) => {
+                return Err(Error::configuration(format!(
+                    "CASEMATE_CPU is {other:?}, which is nothing known"
+                ))
+                .hint("set CASEMATE_CPU to fast or full"));
+            }
+        };
+        Ok(Self { machine, life, home, full_cpu })
     }
+}
+
+/// What the command line says about a start.
+#[derive(Debug, Clone, Copy)]
+pub struct Flags<'a> {
+    /// The machine's wall and size.
+    pub machine: &'a MachineOptions,
+    /// How it is started, and what becomes of it.
+    pub start: &'a StartOptions,
 }
 
 /// What holds for one start.
@@ -37,11 +78,25 @@ pub struct Settings {
     pub memory_mb: u32,
     /// Virtual processors.
     pub vcpus: u32,
+    /// An emulated processor has every instruction that can be emulated.
+    pub full_cpu: bool,
+    /// Without a template.
+    pub cold: bool,
+    /// After how long without a request the machine is suspended.
+    pub idle: Option<Duration>,
+    /// What is done when it fails.
+    pub restart: Restart,
+    /// How often it is asked for a sign of life.
+    pub health_interval: Duration,
+    /// How much of the disk all suspended machines may take, in bytes.
+    pub suspend_disk: u64,
+    /// How much memory all machines may be expected to use, in MiB.
+    pub memory_limit_mb: Option<u32>,
 }
 
 /// Merges what was said about a start, the first of flags, environment, server and defaults deciding.
 pub fn merge(
-    flags: &MachineOptions,
+    flags: Flags<'_>,
     environment: &Environment,
     server: Option<&Server>,
     defaults: &Defaults,
@@ -58,14 +113,24 @@ pub fn merge(
         memory: defaults.memory_mb,
         vcpus: defaults.vcpus,
     };
-    let layers = [Some(flags), Some(&environment.0), server_says.as_ref(), Some(&defaults_say)];
+    let layers = [Some(flags.machine), Some(&environment.machine), server_says.as_ref(), Some(&defaults_say)];
     let layers: Vec<&MachineOptions> = layers.into_iter().flatten().collect();
     let (isolation, backend) = wall(&layers, defaults)?;
+    let lives = [flags.start.life, environment.life, server.map(|server| server.life).unwrap_or_default()];
+    let lives = lives.into_iter().chain([defaults.life]);
+    let home = environment.home.or(defaults.home);
     Ok(Settings {
         isolation,
         backend,
         memory_mb: layers.iter().find_map(|layer| layer.memory).unwrap_or(256),
         vcpus: layers.iter().find_map(|layer| layer.vcpus).unwrap_or(1),
+        full_cpu: environment.full_cpu,
+        cold: flags.start.cold,
+        idle: lives.clone().find_map(|life| life.idle).and_then(Idle::after),
+        restart: lives.clone().find_map(|life| life.restart).unwrap_or_default(),
+        health_interval: home.health_interval.map_or(Duration::from_millis(spec::HEALTH_MS), |it| it.0),
+        suspend_disk: home.suspend_disk.map_or(spec::SUSPEND_DISK_BYTES, |size| size.0),
+        memory_limit_mb: home.memory_limit_mb,
     })
 }
 
@@ -118,6 +183,18 @@ fn word<T: FromStr>(
     text.parse().map(Some).map_err(|_| error())
 }
 
+fn quantity<T: FromStr<Err: StdError + Send + Sync + 'static>>(
+    get: &impl Fn(&str) -> Option<String>,
+    name: &str,
+) -> Result<Option<T>, Error> {
+    let Some(text) = get(name) else { return Ok(None) };
+    text.parse().map(Some).map_err(|error: T::Err| {
+        Error::configuration(format!("{name} is {text:?}, which cannot be used"))
+            .because(error)
+            .hint(format!("correct {name}, or unset it"))
+    })
+}
+
 fn number(
     get: &impl Fn(&str) -> Option<String>,
     name: &str,
@@ -135,6 +212,7 @@ fn number(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::units::HealthInterval;
 
     fn options(isolation: Option<Isolation>, backend: Option<BackendKind>) -> MachineOptions {
         MachineOptions { isolation, backend, ..MachineOptions::default() }
@@ -152,7 +230,8 @@ mod tests {
             vcpus: file.vcpus,
             ..Defaults::default()
         };
-        merge(&flags, &Environment(environment), None, &defaults)
+        let environment = Environment { machine: environment, ..Environment::default() };
+        merge(Flags { machine: &flags, start: &StartOptions::default() }, &environment, None, &defaults)
     }
 
     fn wall_of(result: Result<Settings, Error>) -> (Isolation, Option<BackendKind>) {
@@ -163,8 +242,64 @@ mod tests {
     #[test]
     fn nothing_said_is_a_microvm_of_256_mib() {
         let none = MachineOptions::default;
-        let expected = Settings { isolation: Isolation::Microvm, backend: None, memory_mb: 256, vcpus: 1 };
+        let expected = Settings {
+            isolation: Isolation::Microvm,
+            backend: None,
+            memory_mb: 256,
+            vcpus: 1,
+            full_cpu: false,
+            cold: false,
+            idle: None,
+            restart: Restart::Never,
+            health_interval: Duration::from_secs(10),
+            suspend_disk: 10 << 30,
+            memory_limit_mb: None,
+        };
         assert_eq!(merged(none(), none(), none()).unwrap(), expected);
+    }
+
+    #[test]
+    fn what_becomes_of_a_machine_is_said_in_the_same_order() {
+        let after = |seconds| Some(Idle::After(Duration::from_secs(seconds)));
+        let life = |idle, restart| LifeOptions { idle, restart };
+        let merged = |flags: LifeOptions, environment: LifeOptions, file: LifeOptions| {
+            let start = StartOptions { cold: true, life: flags };
+            let environment = Environment { life: environment, ..Environment::default() };
+            let defaults = Defaults { life: file, ..Defaults::default() };
+            let flags = Flags { machine: &MachineOptions::default(), start: &start };
+            let settings = merge(flags, &environment, None, &defaults).unwrap();
+            assert!(settings.cold);
+            (settings.idle, settings.restart)
+        };
+        let (never, often) = (Some(Restart::Never), Some(Restart::OnFailure));
+        assert_eq!(
+            merged(life(after(1), None), life(after(2), never), life(after(3), often)),
+            (Some(Duration::from_secs(1)), Restart::Never)
+        );
+        assert_eq!(
+            merged(life(Some(Idle::Never), None), life(None, None), life(after(3), often)),
+            (None, Restart::OnFailure)
+        );
+    }
+
+    #[test]
+    fn what_holds_for_a_home_is_said_by_the_environment_before_the_file() {
+        let environment = Environment::read(|name| match name {
+            "CASEMATE_MEMORY_LIMIT" => Some("4096".to_owned()),
+            "CASEMATE_SUSPEND_DISK" => Some("1GiB".to_owned()),
+            _ => None,
+        });
+        let file = HomeSettings {
+            memory_limit_mb: Some(1),
+            health_interval: Some(HealthInterval(Duration::from_secs(2))),
+            ..HomeSettings::default()
+        };
+        let defaults = Defaults { home: file, ..Defaults::default() };
+        let flags = Flags { machine: &MachineOptions::default(), start: &StartOptions::default() };
+        let settings = merge(flags, &environment.unwrap(), None, &defaults).unwrap();
+        assert_eq!(settings.memory_limit_mb, Some(4096));
+        assert_eq!(settings.suspend_disk, 1 << 30);
+        assert_eq!(settings.health_interval, Duration::from_secs(2));
     }
 
     #[test]
@@ -206,7 +341,8 @@ mod tests {
         };
         let error = read("CASEMATE_ISOLATION", "microwm").unwrap_err();
         assert!(error.report().to_string().contains("did you mean \"microvm\""), "{}", error.report());
-        assert_eq!(read("CASEMATE_MEMORY", "63").unwrap_err().kind().exit_code(), 3);
+        assert_eq!(read("CASEMATE_IDLE", "10").unwrap_err().kind().exit_code(), 3);
+        assert_eq!(read("CASEMATE_MEMORY", "79").unwrap_err().kind().exit_code(), 3);
         assert_eq!(read("CASEMATE_MEMORY", "").unwrap(), Environment::default());
     }
 }

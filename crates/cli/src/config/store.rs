@@ -23,6 +23,8 @@ pub struct Definition {
     pub backend: Option<String>,
     pub memory_mb: Option<u32>,
     pub vcpus: Option<u32>,
+    pub idle: Option<String>,
+    pub restart: Option<String>,
     pub env: BTreeMap<String, String>,
     pub version: Option<String>,
     pub image: Option<String>,
@@ -144,6 +146,8 @@ fn table(name: &Name, definition: &Definition) -> Table {
     text("command", &definition.command);
     text("isolation", &definition.isolation);
     text("backend", &definition.backend);
+    text("idle", &definition.idle);
+    text("restart", &definition.restart);
     text("version", &definition.version);
     text("image", &definition.image);
     for (key, number) in [("memory_mb", definition.memory_mb), ("vcpus", definition.vcpus)] {
@@ -181,6 +185,8 @@ mod tests {
             backend: Some("qemu".into()),
             memory_mb: Some(512),
             vcpus: Some(2),
+            idle: Some("10m".into()),
+            restart: Some("on-failure".into()),
             env: BTreeMap::from([("K".into(), "v\nw".into())]),
             version: Some("1.2.3".into()),
             image: Some("sha256:ab".into()),
@@ -198,6 +204,8 @@ mod tests {
         assert_eq!(server.command.as_ref().unwrap(), &["node", "x"]);
         assert_eq!(server.args, ["--flag", "with \"quotes\""]);
         assert_eq!((server.memory_mb, server.vcpus), (Some(512), Some(2)));
+        assert_eq!(server.life.idle.map(|idle| idle.to_string()).as_deref(), Some("10m"));
+        assert_eq!(server.life.restart, Some(crate::engine::Restart::OnFailure));
         assert_eq!(server.env["K"], "v\nw");
         assert_eq!(server.pinned.as_ref().unwrap().digest, "sha256:ab");
     }

@@ -27,6 +27,8 @@ pub struct At<T> {
 pub struct Document {
     /// What holds for servers that say nothing else.
     pub defaults: Defaults,
+    /// What holds for all machines together.
+    pub limits: Limits,
     /// Where packages come from, if not from where this host's tools take them.
     pub registries: Registries,
     /// The servers, in the order of the file.
@@ -42,9 +44,20 @@ pub struct Defaults {
     pub backend: Option<At<String>>,
     pub memory_mb: Option<At<i64>>,
     pub vcpus: Option<At<i64>>,
+    pub idle: Option<At<String>>,
+    pub restart: Option<At<String>>,
+    pub health_interval: Option<At<String>>,
+    pub suspend_disk: Option<At<String>>,
     pub kernel_path: Option<At<String>>,
     pub rootfs_path: Option<At<String>>,
     pub unikernel_dir: Option<At<String>>,
+}
+
+/// `[limits]`.
+#[derive(Debug, Clone, Default)]
+#[allow(missing_docs)]
+pub struct Limits {
+    pub memory_mb: Option<At<i64>>,
 }
 
 /// `[registries]`.
@@ -70,6 +83,8 @@ pub struct Server {
     pub backend: Option<At<String>>,
     pub memory_mb: Option<At<i64>>,
     pub vcpus: Option<At<i64>>,
+    pub idle: Option<At<String>>,
+    pub restart: Option<At<String>>,
     pub env: Vec<(At<String>, String)>,
     pub transport: Option<At<String>>,
     pub port: Option<At<i64>>,
@@ -93,7 +108,7 @@ pub struct Tool {
 }
 
 /// Keys of a server that later versions read.
-const LATER: [&str; 8] = ["mounts", "volumes", "secrets", "allow", "forward", "idle", "restart", "sessions"];
+const LATER: [&str; 6] = ["mounts", "volumes", "secrets", "allow", "forward", "sessions"];
 
 impl Document {
     /// Reads a file's content; its name says which syntax it has.
@@ -124,6 +139,10 @@ fn document(mut root: Table) -> Result<Document, ConfigError> {
         put(&mut document.defaults.isolation, Some(mode), "default_execution_mode", "isolation")?;
     }
     document.defaults.unikernel_dir = root.text("unikernel_dir")?;
+    if let Some(mut table) = root.table("limits")? {
+        document.limits = Limits { memory_mb: table.number("memory_mb")? };
+        table.finish()?;
+    }
     if let Some(mut table) = root.table("registries")? {
         document.registries =
             Registries { npm: table.text("npm")?, pypi: table.text("pypi")?, debian: table.text("debian")? };
@@ -145,6 +164,10 @@ fn defaults(mut table: Table) -> Result<Defaults, ConfigError> {
         backend: table.text("backend")?,
         memory_mb: table.number("memory_mb")?,
         vcpus: table.number("vcpus")?,
+        idle: table.text("idle")?,
+        restart: table.text("restart")?,
+        health_interval: table.text("health_interval")?,
+        suspend_disk: table.text("suspend_disk")?,
         ..Defaults::default()
     };
     table.finish()?;
@@ -177,6 +200,8 @@ fn server(mut table: Table) -> Result<Server, ConfigError> {
         backend: table.text("backend")?,
         memory_mb: table.number("memory_mb")?,
         vcpus: table.number("vcpus")?,
+        idle: table.text("idle")?,
+        restart: table.text("restart")?,
         env: Vec::new(),
         transport: table.text("transport")?,
         port: table.number("port")?,
@@ -241,6 +266,8 @@ fn seed_server(mut table: Table, id: At<String>) -> Result<Server, ConfigError> 
         backend: None,
         memory_mb: None,
         vcpus: None,
+        idle: None,
+        restart: None,
         env: Vec::new(),
         transport: None,
         port: None,

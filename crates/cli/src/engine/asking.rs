@@ -6,9 +6,10 @@ use super::{
 };
 use crate::{
     command::options::{MachineOptions, ServerOptions, StartOptions},
-    config::settings,
+    config::settings::{self, Flags},
     context::Context,
     error::Error,
+    render::progress::Steps,
 };
 use casemate_proto::ids::Name;
 use serde_json::value::RawValue;
@@ -65,8 +66,8 @@ impl Asking {
             .filter(|server| configuration.servers.contains_key(server));
         let server = server.as_ref().unwrap_or(name);
         let target = resolve(context, &configuration, server, wish.server, Unknown::Refused)?;
-        let settings =
-            settings::merge(wish.machine, &context.environment, target.server, &configuration.defaults)?;
+        let flags = Flags { machine: wish.machine, start: wish.start };
+        let settings = settings::merge(flags, &context.environment, target.server, &configuration.defaults)?;
         let (name, lifetime) = match wish.keep {
             true => (name.clone(), Lifetime::Detached),
             false => (machines::passing_name(&target.name)?, Lifetime::Leased),
@@ -74,7 +75,7 @@ impl Asking {
         if wish.keep {
             machines::refuse_taken(context, &name)?;
         }
-        let plan = plan(context, &configuration, &target, &settings).await?.starting(wish.start);
+        let plan = plan(context, &configuration, &target, &settings).await?;
         machines::launch(context, &plan, &name, lifetime, Conversation::Held).await
     }
 
@@ -103,7 +104,10 @@ impl Asking {
 /// Starts a machine that a client is to speak with, for as long as this process holds it.
 pub async fn lease_for_client(context: &Context, plan: &super::Plan, server: &str) -> Result<Leased, Error> {
     let name = machines::passing_name(server)?;
-    let conversation = Conversation::Client;
-    let leased = machines::launch_quietly(context, plan, &name, Lifetime::Leased, conversation, |_| {}).await;
+    let (lifetime, conversation) = (Lifetime::Leased, Conversation::Client);
+    // Nothing is said where the client reads both, but for what takes long.
+    let steps = Steps::new(context.screen);
+    let progress = machines::watch(context, &steps, plan, &name);
+    let leased = machines::launch_quietly(context, plan, &name, lifetime, conversation, progress).await;
     leased.map_err(|error| launch_error(name.as_str(), error))
 }

@@ -8,7 +8,8 @@ use casemate_image::{
     store::StoreError,
 };
 use casemate_machine::{
-    HomeError, LaunchError, SessionError, backend::BackendError, registry::ClaimError, supervise::FailureKind,
+    HomeError, LaunchError, SessionError, backend::BackendError, registry::ClaimError,
+    supervise::FailureKind, template::TemplateError,
 };
 use std::{error::Error as StdError, io};
 
@@ -69,6 +70,23 @@ impl From<KernelError> for Error {
     }
 }
 
+impl From<TemplateError> for Error {
+    fn from(error: TemplateError) -> Self {
+        match &error {
+            TemplateError::NoKey(_) => Self::usage(error.to_string()),
+            TemplateError::Missing(_) | TemplateError::Ambiguous(_) => {
+                Self::configuration(error.to_string()).hint("`casemate template list` shows the templates")
+            }
+            TemplateError::Damaged { .. } | TemplateError::Foreign { .. } => {
+                Self::new(Kind::Failed, error.to_string())
+                    .hint("nothing is restored from it any more: the next start of its server makes another")
+            }
+            TemplateError::Key(_) => Self::unavailable("no template can be made").because(error),
+            TemplateError::Home(_) | TemplateError::Io { .. } => storage("cannot use the templates", error),
+        }
+    }
+}
+
 impl From<BackendError> for Error {
     fn from(error: BackendError) -> Self {
         let remedy = match &error {
@@ -109,6 +127,10 @@ pub fn launch_error(name: &str, error: LaunchError) -> Error {
 /// A supervisor that did not do what was asked.
 pub fn session_error(name: &str, error: SessionError) -> Error {
     let hint = match &error {
+        SessionError::Failed { kind: FailureKind::NoMemory, message, .. } => {
+            return Error::unavailable(format!("machine {name} stays suspended: {message}"))
+                .hint("stop other machines (casemate stop NAME), then ask again: it is as it was");
+        }
         SessionError::Failed { kind: FailureKind::Timeout, .. } => {
             "give it more time with --timeout SECONDS".to_owned()
         }

@@ -23,7 +23,7 @@ use std::{
 
 /// How long a build that was interrupted may take to remove its files; what is left is removed by a later
 /// command.
-const BUILD_CLEANUP: Duration = Duration::from_secs(20);
+const BUILD_CLEANUP: Duration = Duration::from_secs(30);
 
 /// The kernel that machines boot; fetched if there is none.
 pub async fn guest(context: &Context, configuration: &Configuration) -> Result<GuestKernel, Error> {

@@ -1,11 +1,17 @@
 //! Machines: started, found, asked, stopped.
 
 use super::{Conversation, Leased, Lifetime, Plan, Record, Session, State, launch_error, session_error};
-use crate::{command::options::MachineOptions, context::Context, error::Error, render::progress::Steps};
+use crate::{
+    command::options::MachineOptions,
+    context::Context,
+    error::Error,
+    render::{self, first_line, progress::Steps},
+};
 use casemate_image::progress::Progress;
 use casemate_machine::{LaunchError, Origin, Registry, Step, client, registry::ClaimError};
 use casemate_proto::ids::Name;
 use std::{
+    collections::BTreeSet,
     hash::{BuildHasher, Hasher, RandomState},
     time::{Duration, Instant},
 };
@@ -28,35 +34,50 @@ pub async fn launch(
 ) -> Result<Leased, Error> {
     let steps = Steps::new(context.screen);
     steps.step(&format!("starting {name}"));
-    let launched = launch_quietly(context, plan, name, lifetime, conversation, |step| {
-        if context.screen.live {
-            steps.step(&describe(name, step));
-        }
-    });
+    let launched =
+        launch_quietly(context, plan, name, lifetime, conversation, watch(context, &steps, plan, name));
     let leased = launched.await.map_err(|error| launch_error(name.as_str(), error))?;
-    warn_of_lost_template(context, leased.record());
+    warn_of_lost_template(context, &[leased.record()]);
     Ok(leased)
 }
 
+/// Shows the steps of a start on a terminal; elsewhere only that a template is made, which takes long and
+/// happens once.
+pub fn watch(context: &Context, steps: &Steps, plan: &Plan, name: &Name) -> impl FnMut(Step) {
+    let mut told = false;
+    move |step| {
+        let building = matches!(step, Step::BuildingTemplate(_));
+        if context.screen.live {
+            steps.step(&describe(plan, name, step));
+        } else if building && !told {
+            steps.step(&format!("making a template of {}, once", plan.server()));
+            told = true;
+        }
+    }
+}
+
 /// What is being done for a machine, in words.
-pub fn describe(name: &Name, step: Step) -> String {
+fn describe(plan: &Plan, name: &Name, step: Step) -> String {
     match step {
-        Step::AwaitingTemplate => format!("starting {name}: waiting for its template"),
+        Step::AwaitingTemplate => format!("waiting for the template of {}", plan.server()),
         Step::BuildingTemplate(state) => {
-            format!("starting {name}: making a template of its server, once ({})", state.as_str())
+            format!("making a template of {}, once: {}", plan.server(), state.as_str())
         }
         Step::Phase(state) => format!("starting {name}: {}", state.as_str()),
     }
 }
 
-/// Says that a template was of no use: the start took longer than it should.
-fn warn_of_lost_template(context: &Context, record: &Record) {
-    if let Some(reason) =
-        record.template_reason.as_deref().filter(|reason| reason.contains("could not be restored"))
-    {
-        let first = reason.lines().next().unwrap_or_default();
-        context.screen.warn(&format!("{} was started cold: {first}", record.name));
-    }
+/// Says that a template was of no use: the starts took longer than they should.
+pub fn warn_of_lost_template(context: &Context, records: &[&Record]) {
+    let lost = |record: &&&Record| {
+        let reason = record.template_reason.as_deref();
+        reason.is_some_and(|reason| reason.contains("could not be restored"))
+    };
+    let cold: Vec<&&Record> = records.iter().filter(lost).collect();
+    let Some(reason) = cold.first().and_then(|record| record.template_reason.as_deref()) else { return };
+    let names: Vec<&Name> = cold.iter().map(|record| &record.name).collect();
+    let were = if names.len() == 1 { "was" } else { "were" };
+    context.screen.warn(&format!("{} {were} started cold: {}", render::names(&names), first_line(reason)));
 }
 
 /// Refuses a name that a live machine has, before images and kernels are fetched for it.
@@ -123,21 +144,52 @@ pub async fn launch_from(
 pub fn let_go(context: &Context, leased: Leased) -> Record {
     let record = leased.let_go();
     context.leases.borrow_mut().remove(&record.name);
+    context.kept.borrow_mut().push(record.name.clone());
     record
 }
 
-/// Waits until the machines that this command held are gone, after it dropped them.
-pub async fn gone(context: &Context) {
+/// Waits until the machines that this command held are gone, after it dropped them; says what is left.
+pub async fn gone(context: &Context) -> Option<String> {
     let until = Instant::now() + STOPPING_TIMEOUT;
-    while Instant::now() < until {
-        let held =
-            |record: &Record| context.leases.borrow().contains(&record.name) && !record.state.is_final();
+    loop {
         // A registry that cannot be read tells nothing more by waiting.
-        if !list(context).is_ok_and(|records| records.iter().any(held)) {
-            return;
+        let mut live = list(context).unwrap_or_default();
+        live.retain(|record| !record.state.is_final());
+        let (leased, kept) = (context.leases.borrow().clone(), context.kept.borrow().clone());
+        let held = live.iter().filter(|record| is_ending(record, &leased)).count();
+        if held > 0 && Instant::now() < until {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            continue;
         }
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        // Those that became ready while the command was interrupted belong to nobody any more, too.
+        let is_kept = |record: &&Record| kept.contains(&record.name) || leased.contains(&record.name);
+        let kept: Vec<&Name> = live.iter().filter(is_kept).map(|record| &record.name).collect();
+        return match (kept.len(), held) {
+            (0, 0) => None,
+            (0, held) => Some(format!("{} still being stopped: casemate status", render::machines(held))),
+            (count, _) => Some(format!(
+                "{} had started and stay: {}; casemate stop NAME or casemate stop --all ends them",
+                render::machines(count),
+                render::names(&kept)
+            )),
+        };
     }
+}
+
+/// Whether a live machine was this command's, and ends with it.
+fn is_ending(record: &Record, leased: &BTreeSet<Name>) -> bool {
+    let was_let_go =
+        record.lifetime == Lifetime::Detached && matches!(record.state, State::Ready | State::Suspended);
+    // A machine that was to become a template has a name that its command was not told.
+    let is_child = || record.lifetime == Lifetime::Leased && record.supervisor_pid.is_some_and(is_child);
+    !was_let_go && (leased.contains(&record.name) || is_child())
+}
+
+/// Whether a process was started by this one; proc(5), "/proc/pid/stat", its fourth field.
+fn is_child(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let parent = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(1));
+    parent.and_then(|parent| parent.parse().ok()) == Some(std::process::id())
 }
 
 /// All machines, live and ended, oldest first.
@@ -163,7 +215,7 @@ pub async fn answering(
     wish: &MachineOptions,
 ) -> Result<Option<Record>, Error> {
     let said = wish.isolation.is_some() || wish.backend.is_some();
-    let wish = if said { wish } else { &context.environment.0 };
+    let wish = if said { wish } else { &context.environment.machine };
     let until = Instant::now() + STARTING_TIMEOUT;
     loop {
         let candidates = named(list(context)?, name).into_iter().filter(|record| answers(record, wish));
@@ -215,6 +267,15 @@ pub fn name(text: &str) -> Result<Name, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_child_is_known_by_its_parent() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let found = is_child(child.id());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(found && !is_child(std::process::id()) && !is_child(u32::MAX));
+    }
 
     #[test]
     fn passing_names_differ_and_are_names_however_long_the_server_is_called() {

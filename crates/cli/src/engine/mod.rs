@@ -16,7 +16,7 @@ pub use casemate_image::{
 };
 pub use casemate_machine::{
     Accelerator, BackendKind, Conversation, ConversationEnd, Home, Isolation, Leased, Lifetime, Record,
-    Restart, Session, State, Status, client::McpAnswer, doctor::Report,
+    Restart, Session, State, Status, client::McpAnswer, doctor::Report, record::Start,
 };
 pub use failure::{launch_error, session_error};
 pub use plan::{Plan, plan};

@@ -3,13 +3,12 @@
 
 use super::{BackendKind, Conversation, Lifetime, Source, Target, images, kernels};
 use crate::{
-    command::options::StartOptions,
     config::{Configuration, settings::Settings},
     context::Context,
     error::Error,
 };
 use casemate_image::store::{Image, Runtime};
-use casemate_machine::{Origin, Resources, Spec, Workload, doctor, doctor::GuestKernel, spec};
+use casemate_machine::{Origin, Resources, Spec, Workload, doctor, doctor::GuestKernel};
 use casemate_proto::{
     control::{self, Reseed},
     ids::Name,
@@ -26,9 +25,8 @@ pub struct Plan {
     backend: BackendKind,
     accelerator: Option<casemate_machine::Accelerator>,
     kernel: GuestKernel,
-    resources: Resources,
+    settings: Settings,
     workload: Workload,
-    start: StartOptions,
 }
 
 /// Chooses the wall, and gets image and kernel.
@@ -51,25 +49,25 @@ pub async fn plan(
         backend,
         accelerator,
         kernel,
-        resources: Resources { memory_mb: settings.memory_mb, vcpus: settings.vcpus },
+        settings: *settings,
         workload: workload(image, target),
-        start: StartOptions::default(),
     })
 }
 
 impl Plan {
-    /// The same, started as this command line says.
-    pub fn starting(self, start: &StartOptions) -> Self {
-        Self { start: start.clone(), ..self }
+    /// The name of the server that its machines run.
+    pub fn server(&self) -> &str {
+        &self.server
     }
 
     /// Why no template is used, where the user does not want one.
     pub fn cold(&self) -> Option<Origin> {
-        self.start.cold.then(|| Origin::Cold { reason: "a cold start was asked for".to_owned() })
+        self.settings.cold.then(|| Origin::Cold { reason: "a cold start was asked for".to_owned() })
     }
 
     /// What the supervisor of one machine is told.
     pub fn spec(&self, name: &Name, lifetime: Lifetime, conversation: Conversation) -> Spec {
+        let settings = &self.settings;
         Spec {
             name: name.clone(),
             server: self.server.clone(),
@@ -77,15 +75,20 @@ impl Plan {
             accelerator: self.accelerator,
             kernel: self.kernel.kernel.clone(),
             initramfs: self.kernel.initramfs.clone(),
-            resources: self.resources,
+            resources: Resources {
+                memory_mb: settings.memory_mb,
+                vcpus: settings.vcpus,
+                full_cpu: settings.full_cpu,
+            },
             lifetime,
             workload: Some(Workload { conversation, ..self.workload.clone() }),
             // Replaced by whoever knows of a template.
             origin: Origin::Cold { reason: "no template was looked for".to_owned() },
-            idle_ms: self.start.idle.map(|idle| idle.as_millis() as u64),
-            suspend_disk_bytes: spec::SUSPEND_DISK_BYTES,
-            restart: self.start.restart.unwrap_or_default(),
-            health_ms: spec::HEALTH_MS,
+            idle_ms: settings.idle.map(|idle| idle.as_millis() as u64),
+            suspend_disk_bytes: settings.suspend_disk,
+            restart: settings.restart,
+            health_ms: settings.health_interval.as_millis() as u64,
+            memory_limit_mb: settings.memory_limit_mb.map(u64::from),
             deadline_ms: READY_TIMEOUT.as_millis() as u64,
         }
     }

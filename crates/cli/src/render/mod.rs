@@ -6,7 +6,10 @@ pub mod table;
 use crate::error::{Error, Kind};
 use console::{Style, Term};
 use serde::Serialize;
-use std::io::{self, IsTerminal, Write};
+use std::{
+    io::{self, IsTerminal, Write},
+    time::Duration,
+};
 
 /// Where output goes, and how it may look there. Colours are decided by `console`, which honours
 /// `NO_COLOR` and `CLICOLOR`.
@@ -86,6 +89,21 @@ pub fn first_line(text: &str) -> String {
     harmless(text.trim().lines().next().unwrap_or_default().trim_end())
 }
 
+/// A list of names for people, who do not read hundreds of them.
+pub fn names(names: &[impl std::fmt::Display]) -> String {
+    const SHOWN: usize = 8;
+    let mut text = names.iter().take(SHOWN).map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    if let Some(more) = names.len().checked_sub(SHOWN).filter(|&more| more > 0) {
+        text.push_str(&format!(" and {more} more"));
+    }
+    text
+}
+
+/// `1 machine`, `2 machines`.
+pub fn machines(count: usize) -> String {
+    format!("{count} {}", if count == 1 { "machine" } else { "machines" })
+}
+
 /// A number of bytes for people.
 pub fn bytes(count: u64) -> String {
     indicatif::HumanBytes(count).to_string()
@@ -101,7 +119,18 @@ pub fn milliseconds(ms: u64) -> String {
     }
 }
 
-fn eprint_line(text: &str) {
+/// A length of time for people, to whom its beginning is long ago.
+pub fn coarse(time: Duration) -> String {
+    match time.as_secs() {
+        seconds @ 0..=119 => format!("{seconds} s"),
+        seconds @ 120..=7_199 => format!("{} min", seconds / 60),
+        seconds @ 7_200..=172_799 => format!("{} h", seconds / 3600),
+        seconds => format!("{} days", seconds / 86_400),
+    }
+}
+
+/// Prints a line on standard error.
+pub fn eprint_line(text: &str) {
     // There is nobody left to tell if standard error is gone.
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
@@ -124,8 +153,17 @@ mod tests {
     }
 
     #[test]
+    fn long_lists_are_cut() {
+        assert_eq!(names(&[1, 2]), "1, 2");
+        assert_eq!(names(&[1, 2, 3, 4, 5, 6, 7, 8]), "1, 2, 3, 4, 5, 6, 7, 8");
+        assert_eq!(names(&[1, 2, 3, 4, 5, 6, 7, 8, 9, 10]), "1, 2, 3, 4, 5, 6, 7, 8 and 2 more");
+    }
+
+    #[test]
     fn durations_are_short() {
         let shown = [5, 9_999, 12_345, 600_000, 9_000_000].map(milliseconds);
         assert_eq!(shown, ["5 ms", "9999 ms", "12.3 s", "10 min", "2 h"]);
+        let shown = [0, 119, 120, 7_200, 172_800].map(|seconds| coarse(Duration::from_secs(seconds)));
+        assert_eq!(shown, ["0 s", "119 s", "2 min", "2 h", "2 days"]);
     }
 }

@@ -96,6 +96,51 @@ impl Progress for Steps {
     }
 }
 
+/// Counts what many pieces of work have come to, in a line that is drawn over on a terminal.
+#[derive(Debug)]
+pub struct Tally {
+    bar: Option<ProgressBar>,
+}
+
+impl Tally {
+    /// Nothing of `total` is done yet; `done` is what it is then, such as `ready`.
+    pub fn new(screen: Screen, total: usize, done: &str) -> Self {
+        if !screen.live {
+            return Self { bar: None };
+        }
+        let bar = ProgressBar::with_draw_target(Some(total as u64), ProgressDrawTarget::stderr());
+        bar.set_style(style(&format!(
+            "{{spinner}} {{bar:24}} {{pos}} of {{len}} {done}{{msg}} ({{elapsed}})"
+        )));
+        bar.enable_steady_tick(Duration::from_millis(120));
+        Self { bar: Some(bar) }
+    }
+
+    /// So many are done, and this is to be said of the others.
+    pub fn show(&self, done: usize, others: &str) {
+        if let Some(bar) = &self.bar {
+            bar.set_position(done as u64);
+            bar.set_message(others.to_owned());
+        }
+    }
+
+    /// Prints something where the line would be in the way.
+    pub fn beside<T>(&self, print: impl FnOnce() -> T) -> T {
+        match &self.bar {
+            Some(bar) => bar.suspend(print),
+            None => print(),
+        }
+    }
+}
+
+impl Drop for Tally {
+    fn drop(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
 impl Drop for Steps {
     fn drop(&mut self) {
         self.clear();

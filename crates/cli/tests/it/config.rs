@@ -2,11 +2,14 @@
 
 use crate::home::{Home, casemate};
 use casemate::{
-    command::options::MachineOptions,
-    config::{Configuration, load, settings},
-    engine::{BackendKind, Isolation},
+    command::options::{MachineOptions, StartOptions},
+    config::{
+        Configuration, load,
+        settings::{self, Flags},
+    },
+    engine::{BackendKind, Isolation, Restart},
 };
-use std::{fs, path::Path};
+use std::{fs, path::Path, time::Duration};
 
 const DATA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data");
 
@@ -110,6 +113,13 @@ fn our_own_file_says_everything_that_the_seeds_say_and_more() {
         [defaults]
         isolation = "sandbox"
         memory_mb = 128
+        idle = "10m"
+        restart = "on-failure"
+        health_interval = "5s"
+        suspend_disk = "2GiB"
+
+        [limits]
+        memory_mb = 8192
 
         [registries]
         npm = "http://127.0.0.1:4873"
@@ -123,6 +133,7 @@ fn our_own_file_says_everything_that_the_seeds_say_and_more() {
         backend = "qemu"
         vcpus = 3
         transport = "stdio"
+        idle = "never"
         version = "1.2.3"
         image = "sha256:00"
 
@@ -137,12 +148,17 @@ fn our_own_file_says_everything_that_the_seeds_say_and_more() {
     assert_eq!(configuration.registries.npm.as_deref(), Some("http://127.0.0.1:4873"));
     let a = server(&configuration, "a");
     assert_eq!((a.source_text().as_str(), a.args.join("|").as_str()), ("npm:@x/a@1", "--flag|two words"));
-    let flags = MachineOptions::default();
-    let merged =
-        settings::merge(&flags, &settings::Environment::default(), Some(a), &configuration.defaults).unwrap();
+    let flags = Flags { machine: &MachineOptions::default(), start: &StartOptions::default() };
+    let environment = settings::Environment::default();
+    let merged = settings::merge(flags, &environment, Some(a), &configuration.defaults).unwrap();
     assert_eq!((merged.isolation, merged.backend), (Isolation::Microvm, Some(BackendKind::Qemu)));
     assert_eq!((merged.memory_mb, merged.vcpus), (128, 3));
+    assert_eq!((merged.idle, merged.restart), (None, Restart::OnFailure));
+    assert_eq!(merged.health_interval, Duration::from_secs(5));
+    assert_eq!((merged.suspend_disk, merged.memory_limit_mb), (2 << 30, Some(8192)));
     let b = server(&configuration, "b");
+    let merged = settings::merge(flags, &environment, Some(b), &configuration.defaults).unwrap();
+    assert_eq!(merged.idle, Some(Duration::from_secs(600)));
     assert_eq!((b.source_text().as_str(), b.args.join("|").as_str()), ("npm:@x/b", "/data"));
     assert_eq!(b.unbuilt[0].what, "allow");
 }
@@ -185,8 +201,8 @@ fn unknown_keys_are_told_with_line_and_nearest_key() {
 fn wrong_values_are_told_with_line_and_reason() {
     for (content, expected) in [
         (
-            "[defaults]\nmemory_mb = 63\n",
-            "config.toml:2: memory_mb cannot be used\n  because: 63 is not in 64 to 65536",
+            "[defaults]\nmemory_mb = 79\n",
+            "config.toml:2: memory_mb cannot be used\n  because: 79 is not in 80 to 65536",
         ),
         (
             "[defaults]\nmemory_mb = \"256\"\n",
@@ -195,6 +211,19 @@ fn wrong_values_are_told_with_line_and_reason() {
         (
             "[defaults]\n\nisolation = \"vm\"\n",
             "config.toml:3: isolation cannot be used\n  because: \"vm\" is none of",
+        ),
+        (
+            "[defaults]\nidle = \"10\"\n",
+            "config.toml:2: idle cannot be used\n  because: write a number and ms",
+        ),
+        (
+            "[defaults]\nsuspend_disk = \"10\"\n",
+            "config.toml:2: suspend_disk cannot be used\n  because: write",
+        ),
+        ("[limits]\nmemory_mb = 1\n", "config.toml:2: memory_mb cannot be used\n  because: 1 is not in 80"),
+        (
+            "[[servers]]\nid = \"x\"\nrestart = \"always\"\n",
+            "config.toml:3: restart cannot be used\n  because: \"always\" is none of never, on-failure",
         ),
         ("servers = 1\n", "config.toml:1: servers is a whole number, where a list of tables is expected"),
         ("[[servers]]\nname = \"x\"\n", "config.toml:1: \"servers\" of the file has no \"id\""),

@@ -7,6 +7,8 @@ mod servers;
 mod signals;
 mod supply;
 
+pub(crate) use disk::in_own_mounts;
+
 use crate::{
     home::{Finished, Home, casemate},
     support::{PROBE, eventually},

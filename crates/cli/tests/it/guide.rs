@@ -60,7 +60,7 @@ fn launch_and_init() {
     assert_eq!(machines.len(), 1);
     let machine = &machines[0];
     assert_eq!((&machine["name"], &machine["state"]), (&json!("first"), &json!("ready")));
-    assert_eq!((&machine["start"], &machine["cid"]), (&json!("cold"), &json!(100)));
+    assert_eq!((&machine["start"], &machine["cid"]), (&json!("restored"), &json!(100)));
     let pid = machine["pid"].as_u64().unwrap();
     let vmm = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap();
     assert!(vmm.starts_with("qemu-system"), "process {pid} is {vmm}");

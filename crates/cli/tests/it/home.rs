@@ -48,7 +48,9 @@ impl Home {
         let home = Self::isolated();
         let shared = Path::new(env!("CARGO_TARGET_TMPDIR")).join("shared");
         for name in SHARED {
-            let target = shared.join(name);
+            // `scripts/kernel.sh` runs these tests on a kernel of casemate's own.
+            let given = (name == "kernels").then(|| std::env::var_os("CASEMATE_TEST_KERNELS")).flatten();
+            let target = given.map_or_else(|| shared.join(name), PathBuf::from);
             fs::create_dir_all(&target).unwrap();
             symlink(target, home.path().join(name)).unwrap();
         }
@@ -101,7 +103,10 @@ impl Home {
     pub fn command<S: AsRef<str>>(&self, args: &[S]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_casemate"));
         command.args(args.iter().map(AsRef::as_ref)).env("CASEMATE_HOME", self.path());
-        for name in ["CONFIG", "ISOLATION", "BACKEND", "MEMORY", "VCPUS"] {
+        for name in ["CONFIG", "ISOLATION", "BACKEND", "MEMORY", "VCPUS", "IDLE", "RESTART"] {
+            command.env_remove(format!("CASEMATE_{name}"));
+        }
+        for name in ["MEMORY_LIMIT", "SUSPEND_DISK", "HEALTH_INTERVAL"] {
             command.env_remove(format!("CASEMATE_{name}"));
         }
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());

@@ -2,7 +2,7 @@
 
 use crate::home::{Home, casemate};
 use casemate::engine::{Accelerator, BackendKind, Isolation, Record, Report};
-use casemate_machine::doctor::Finding;
+use casemate_machine::doctor::{Finding, Limit};
 
 #[test]
 fn no_machines_are_an_empty_array() {
@@ -46,6 +46,7 @@ fn doctor_has_the_promised_fields() {
     };
     assert_eq!(BackendKind::Qemu.isolation(), Isolation::Microvm);
     let backends = vec![finding(BackendKind::Firecracker, false), finding(BackendKind::Qemu, true)];
-    let report = Report { backends, default: Some(BackendKind::Qemu) };
+    let limits = vec![Limit { reason: "why".to_owned(), remedy: None }];
+    let report = Report { backends, default: Some(BackendKind::Qemu), limits };
     insta::assert_snapshot!("doctor-json", serde_json::to_string_pretty(&report).unwrap());
 }

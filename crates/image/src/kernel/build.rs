@@ -26,6 +26,7 @@ use super::{ImageError, Kernel, KernelError, Record, Source, bzimage, modules::S
 use crate::archive::UnpackError;
 use crate::confine::ConfineError;
 use crate::files::FilesError;
+use crate::partial::PartialDir;
 use crate::progress::Progress;
 use crate::registry::address::Registries;
 use crate::registry::debian::{Archive, DebianError, Package, Suite};
@@ -174,9 +175,11 @@ fn compile(
         debs.push(archive.fetch(package, progress)?);
     }
     let image_store = ImageStore::open(home)?;
-    let log = BuildLog::new(&image_store, format!("building a kernel from {} {}", package.name, package.version));
-    // Other commands may use the store while this goes on for minutes.
-    let scratch = Store::lock(home, progress)?.scratch()?;
+    let log =
+        BuildLog::new(&image_store, format!("building a kernel from {} {}", package.name, package.version));
+    // Where what a killed build leaves is removed by the next command that uses an image.
+    let work = image_store.cache("work")?;
+    let scratch = PartialDir::inside(&work).map_err(failed(&work))?;
     let (root, out) = (scratch.path().join("root"), scratch.path().join("out"));
     for folder in [&root, &out] {
         fs::create_dir(folder).map_err(failed(folder))?;

@@ -43,6 +43,9 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
+/// How long a restored server has the processor to itself for its first answer.
+const FOLLOW_AFTER: Duration = Duration::from_millis(300);
+
 /// Lines on a held conversation's stdout that wait to be logged.
 const GARBAGE_QUEUE: usize = 64;
 
@@ -302,7 +305,11 @@ async fn start_server(
         let warmed = workload.reseed.filter(|_| workload.transport == Transport::Stdio);
         builder::start(control, shared, warmed, patience).await?;
     }
-    follow_server(shared).await?;
+    if is_running {
+        follow_later(shared);
+    } else {
+        follow_server(shared).await?;
+    }
     if !is_running && !is_builder {
         let _: Started = control.request("start", Request::Start, patience).await?;
     }
@@ -336,6 +343,20 @@ fn garbage_observer(shared: &Rc<Shared>) -> mcp::Observer {
             let _ = rejected.try_send(line.preview.clone());
         }
     })
+}
+
+/// Follows a server that runs already, once its first answer is out of the way: the agent keeps what it says
+/// meanwhile.
+fn follow_later(shared: &Rc<Shared>) {
+    let shared = Rc::downgrade(shared);
+    tokio::task::spawn_local(async move {
+        tokio::time::sleep(FOLLOW_AFTER).await;
+        let Some(shared) = shared.upgrade() else { return };
+        if let Err(error) = follow_server(&shared).await {
+            // Most often the machine is over already, which is seen by other means.
+            shared.note(&format!("its stderr is not followed: {}", ending::chain(&error)));
+        }
+    });
 }
 
 /// Writes the server's stderr to its log, and notes how it ends.

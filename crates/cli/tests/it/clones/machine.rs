@@ -12,7 +12,7 @@ use crate::{
 use casemate_image::store::Image;
 use casemate_link::{Connector, Stream, mux};
 use casemate_proto::{
-    control::{Adopt, Configure, Limits, Request, Reseed, Root, Started, Stats, Transport},
+    control::{Adopt, Clones, Configure, Limits, Request, Reseed, Root, Settled, Started, Stats, Transport},
     port,
 };
 use serde_json::{Map, Value, json};
@@ -69,6 +69,11 @@ impl Template {
                 break;
             }
             used = stats.cpu_ms;
+        }
+        if matches!(reseed, Some(Reseed::Node | Reseed::Python)) {
+            // It has seen that the server drew, and so that the hooks are in effect.
+            let settled: Settled = control.done(Request::Settle).await;
+            assert_eq!(settled.clones, Clones::Share);
         }
         let mut monitor = guest.monitor().await;
         monitor.execute("stop", json!({})).await;

@@ -20,7 +20,7 @@ pub fn fixture(name: &str) -> PathBuf {
 }
 
 /// Builds the static program and returns its path.
-pub fn compile_openssl(home: &Home) -> PathBuf {
+pub fn compile_openssl(home: &Home) -> String {
     let program = home.path().join("draws");
     let mut compiler = Command::new("cc");
     // The C library warns of functions that a static program has no use for.
@@ -28,7 +28,7 @@ pub fn compile_openssl(home: &Home) -> PathBuf {
     let compiled = compiler.output().unwrap();
     let said = String::from_utf8_lossy(&compiled.stderr);
     assert!(compiled.status.success(), "is libssl-dev installed, as `make setup` does? {said}");
-    program
+    program.to_string_lossy().into_owned()
 }
 
 /// The image of a server.

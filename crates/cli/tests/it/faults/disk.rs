@@ -17,7 +17,7 @@ share() { for name in kernels images cache; do ln -s "$SHARED/$name" "$CASEMATE_
 "#;
 
 /// Runs a script that mounts something at the home, where nobody else sees it.
-fn in_own_mounts(home: &Home, script: &str) -> String {
+pub(crate) fn in_own_mounts(home: &Home, script: &str) -> String {
     let mut command = Command::new("unshare");
     command.args(["--mount", "sh", "-c", &format!("{STEPS}{script}")]);
     command.env("CASEMATE", env!("CARGO_BIN_EXE_casemate")).env("CASEMATE_HOME", home.path());

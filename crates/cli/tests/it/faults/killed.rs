@@ -3,7 +3,8 @@
 use super::{assert_fails, assert_nothing_left, launch};
 use crate::{
     home::{Home, casemate, finish},
-    support::{Agent, eventually, signal},
+    program::Program,
+    support::{eventually, signal},
 };
 use rustix::process::Signal;
 use serde_json::Value;
@@ -56,7 +57,7 @@ fn an_agent_that_dies_while_a_call_waits() {
     let home = Home::new();
     launch(&home, "m");
     let called = interrupted_call(&home, |record| {
-        let agent = eventually("the agent", || Agent::find(pid(record, "pid")));
+        let agent = eventually("the agent", || Program::Agent.find(pid(record, "pid")));
         agent.kill();
         // It dies of whatever it does next.
         assert_eq!(casemate(&home, &["call", "m", "echo", r#"{"message": "?"}"#]).code, 5);

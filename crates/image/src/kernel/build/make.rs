@@ -73,7 +73,8 @@ impl Make<'_> {
             endpoints: &[],
             limits: Limits { time: TIME, ..Limits::default() },
         };
-        let mut output = Output { log: self.log.writer()?, progress: self.progress, line: Vec::new(), files: 0 };
+        let mut output =
+            Output { log: self.log.writer()?, progress: self.progress, line: Vec::new(), files: 0 };
         let result = confinement.run_until(&mut output, &|| self.request.is_stopped());
         let log = || self.log.path().unwrap_or_default();
         let outcome = match result {

@@ -8,21 +8,30 @@ use super::{BuildRequest, KernelBuildError, failed, make};
 use crate::archive::{Compression, Limits, Tree, decoder, unpack_tar};
 use crate::registry::debian::{self, Package};
 
-/// Of these folders, and of other architectures, only the build's rules are read: what they are about is not
-/// configured, but the rules name each other.
-const DRIVERS: [&str; 9] = [
-    "drivers/gpu",
-    "drivers/infiniband",
-    "drivers/media",
-    "drivers/net",
-    "drivers/scsi",
-    "drivers/staging",
-    "drivers/usb",
-    "sound",
-    "Documentation",
+/// Of what is below the first folder, a build reads the second ones; of the rest only the rules, which name
+/// each other. An option that needs more shows itself by a missing file.
+const PARTS: [(&str, &[&str]); 3] = [
+    ("arch", &["x86"]),
+    (
+        "drivers",
+        &[
+            "acpi",
+            "base",
+            "block",
+            "char",
+            "clocksource",
+            "pci",
+            "pnp",
+            "rtc",
+            "tty",
+            "virtio",
+            "net/loopback.c",
+        ],
+    ),
+    ("tools", &["arch", "build", "include", "lib", "objtool", "scripts"]),
 ];
-/// What is read there all the same: the loopback interface is no option.
-const NEEDED: [&str; 1] = ["drivers/net/loopback.c"];
+/// Of these only the rules are read.
+const UNREAD: [&str; 4] = ["Documentation", "include/dt-bindings", "samples", "sound"];
 
 /// Unpacks the source of a `linux-source` package into the build's root.
 pub(super) fn unpack(
@@ -65,16 +74,16 @@ fn wanted(path: &Path) -> Option<PathBuf> {
     if path.as_os_str().is_empty() {
         return None;
     }
-    let is_foreign = match path.strip_prefix("arch") {
-        Ok(architecture) => architecture.iter().count() > 1 && !architecture.starts_with("x86"),
-        Err(_) => false,
-    };
-    let is_driver = DRIVERS.iter().any(|folder| path.starts_with(folder));
+    let is_part = PARTS.iter().all(|(whole, parts)| match path.strip_prefix(whole) {
+        Ok(rest) => parts.iter().any(|part| rest.starts_with(part)),
+        Err(_) => true,
+    });
+    let is_read = is_part && !UNREAD.iter().any(|folder| path.starts_with(folder));
     let is_rule = path
         .file_name()
         .and_then(|name| name.to_str())
         .is_some_and(|name| name.starts_with("Kconfig") || name.starts_with("Makefile") || name == "Kbuild");
-    (!is_foreign && !is_driver || is_rule || NEEDED.iter().any(|needed| path == Path::new(needed))).then(|| path.to_owned())
+    (is_read || is_rule).then(|| path.to_owned())
 }
 
 /// Ends the stream when the build is to stop.
@@ -114,7 +123,8 @@ mod tests {
         ] {
             assert_eq!(taken(path), Some(PathBuf::from(path)), "{path}");
         }
-        for path in ["", "arch/arm64/kernel/head.S", "drivers/gpu/drm/drm_file.c", "Documentation/index.rst"] {
+        for path in ["", "arch/arm64/kernel/head.S", "drivers/gpu/drm/drm_file.c", "Documentation/index.rst"]
+        {
             assert_eq!(taken(path), None, "{path}");
         }
     }

@@ -63,7 +63,11 @@ pub(super) fn packages(archive: &Archive) -> Result<Vec<Package>, KernelBuildErr
 }
 
 /// Unpacks them into the build's root. Their scripts are not run: what those would link is linked here.
-pub(super) fn unpack(debs: &[PathBuf], root: &Path, request: &BuildRequest<'_>) -> Result<(), KernelBuildError> {
+pub(super) fn unpack(
+    debs: &[PathBuf],
+    root: &Path,
+    request: &BuildRequest<'_>,
+) -> Result<(), KernelBuildError> {
     runtime::skeleton(root)?;
     let mut tree = Tree::open(root, Limits::default()).map_err(KernelBuildError::Unpack)?;
     let map = |path: &Path| -> Option<PathBuf> {

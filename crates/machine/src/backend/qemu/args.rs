@@ -127,8 +127,8 @@ pub(super) fn build(spec: &Spec, fds: &Descriptors) -> Vec<String> {
 
 /// QEMU's own model has no SSE3 and later, which Python wheels and Node are built for. With AVX a restored Node
 /// server takes a third longer to answer: programs that look for it use it for every string that they copy,
-/// and each such instruction is emulated by a call.
-const CPU_IN_EMULATION: &str = "max,-avx,-avx2,-f16c,-fma,-vaes,-vpclmulqdq";
+/// and each such instruction is emulated by a call. Page tables of five levels are one level more to walk.
+const CPU_IN_EMULATION: &str = "max,-avx,-avx2,-f16c,-fma,-vaes,-vpclmulqdq,-la57";
 
 /// Everything that QEMU can emulate, for programs that do without nothing.
 const FULL_CPU_IN_EMULATION: &str = "max";
