@@ -6,6 +6,7 @@ use casemate_proto::control::Transport;
 use casemate_proto::limits::STOP_GRACE;
 use casemate_proto::mux::ResetCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::net::unix::pipe;
@@ -17,6 +18,9 @@ const BUFFER_BYTES: usize = 64 << 10;
 /// How often a client that sends nothing more, or whose input the server does not take, is asked whether it
 /// is still there; only then does nothing else tell.
 pub const STILL_THERE: Duration = Duration::from_secs(1);
+
+/// Between two looks at whether a conversation that is to be parked rests.
+const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
 /// Whether the conversation is held. Shared by the holders' guards.
 #[derive(Debug, Clone, Default)]
@@ -140,7 +144,29 @@ pub async fn converse(agent: &Agent, incoming: Incoming) {
     tokio::join!(stop, linger);
 }
 
-/// Carries bytes until the conversation is over.
+/// Where the two directions are.
+#[derive(Debug, Default)]
+struct Resting {
+    /// The host's bytes are all with the server, which still takes some.
+    inbound: AtomicBool,
+    /// The server's bytes are all with the host.
+    outbound: AtomicBool,
+}
+
+impl Resting {
+    /// Resolves when the conversation is to be parked and nothing is on the way.
+    async fn parked(&self, parking: &Parking) {
+        loop {
+            parking.wanted().await;
+            if self.inbound.load(Relaxed) && self.outbound.load(Relaxed) {
+                return;
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+}
+
+/// Carries bytes until the conversation is over, or parked.
 async fn pump(
     input: &mut ReadHalf<Stream>,
     output: &mut WriteHalf<Stream>,
@@ -148,22 +174,27 @@ async fn pump(
     stdout: &mut pipe::Receiver,
     parking: &Parking,
 ) -> End {
-    let silent = Notify::new();
-    let inbound = inbound(input, stdin, &silent, parking);
-    let outbound = outbound(stdout, output, &silent, parking);
-    tokio::pin!(inbound, outbound);
-    tokio::select! {
-        end = &mut inbound => match end {
-            // A half-closed client still waits for answers.
-            End::Delivered | End::Parked => outbound.await,
-            End::Gone => End::Gone,
-        },
-        end = &mut outbound => match end {
-            // What the client sent has to reach the server first.
-            End::Parked => inbound.await,
+    let (silent, resting) = (Notify::new(), Resting::default());
+    let parked = resting.parked(parking);
+    let carried = async {
+        let inbound = inbound(input, stdin, &silent, &resting);
+        let outbound = outbound(stdout, output, &silent, &resting);
+        tokio::pin!(inbound, outbound);
+        tokio::select! {
+            end = &mut inbound => match end {
+                // A half-closed client still waits for answers.
+                End::Delivered | End::Parked => outbound.await,
+                End::Gone => End::Gone,
+            },
             // A server that closed its stdout can answer nothing more.
-            end => end,
-        },
+            end = &mut outbound => end,
+        }
+    };
+    tokio::select! {
+        // First what can still be carried: both directions rest once there is nothing.
+        biased;
+        end = carried => end,
+        () = parked => End::Parked,
     }
 }
 
@@ -173,15 +204,14 @@ async fn inbound(
     input: &mut ReadHalf<Stream>,
     stdin: &mut Option<pipe::Sender>,
     silent: &Notify,
-    parking: &Parking,
+    resting: &Resting,
 ) -> End {
     let mut buffer = vec![0; BUFFER_BYTES];
     loop {
-        let read = tokio::select! {
-            read = input.read(&mut buffer) => read,
-            // A conversation whose input has ended cannot go on later; it comes to its own end.
-            () = parking.wanted(), if stdin.is_some() => return End::Parked,
-        };
+        // A conversation whose input has ended cannot go on later; it comes to its own end.
+        resting.inbound.store(stdin.is_some(), Relaxed);
+        let read = input.read(&mut buffer).await;
+        resting.inbound.store(false, Relaxed);
         match read {
             Ok(0) => break,
             Ok(length) => deliver(&buffer[..length], stdin, silent).await,
@@ -218,14 +248,14 @@ async fn outbound(
     stdout: &mut pipe::Receiver,
     output: &mut WriteHalf<Stream>,
     silent: &Notify,
-    parking: &Parking,
+    resting: &Resting,
 ) -> End {
     let mut buffer = vec![0; BUFFER_BYTES];
     let mut ask = false;
     loop {
+        resting.outbound.store(true, Relaxed);
         let length = tokio::select! {
             read = stdout.read(&mut buffer) => read.unwrap_or(0),
-            () = parking.wanted() => return End::Parked,
             () = silent.notified() => {
                 ask = true;
                 continue;
@@ -238,6 +268,7 @@ async fn outbound(
                 continue;
             }
         };
+        resting.outbound.store(false, Relaxed);
         if length == 0 {
             // Fails where the client is gone, which ends the conversation just the same.
             let _ = output.shutdown().await;

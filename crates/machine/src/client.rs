@@ -20,7 +20,7 @@ use std::{
     io,
     os::{
         fd::{AsRawFd, OwnedFd},
-        unix::net::UnixStream as StdStream,
+        unix::{net::UnixStream as StdStream, process::CommandExt},
     },
     path::PathBuf,
     process::{Child, Command, Stdio},
@@ -204,7 +204,9 @@ async fn start(home: &Home, spec: &Spec, mut progress: impl FnMut(State)) -> Res
 }
 
 fn spawn_supervisor(leash: OwnedFd, lock: OwnedFd) -> io::Result<Child> {
-    let mut command = Command::new(std::env::current_exe()?);
+    // Not by its path, where another version may have been put meanwhile.
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0(std::env::args_os().next().unwrap_or_else(|| "casemate".into()));
     command.arg(supervisor::SUBCOMMAND).arg(leash.as_raw_fd().to_string()).arg(lock.as_raw_fd().to_string());
     command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     sys::before_exec(&mut command, move || {

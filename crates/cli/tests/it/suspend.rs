@@ -161,6 +161,19 @@ fn what_it_was_restored_from_may_go_while_it_sleeps() {
     stop(&home, "m");
 }
 
+/// Nothing that the supervisor does by itself is a use of the machine.
+#[test]
+fn a_machine_that_nobody_asks_stays_asleep() {
+    let home = Home::new();
+    launch(&home, "m", &["--idle", "200ms"]);
+    suspended(&home, "m");
+    let until = Instant::now() + Duration::from_millis(1500);
+    while Instant::now() < until {
+        assert_eq!(home.machine_record("m")["state"], "suspended", "it woke by itself");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
 /// Others may take long to be written down.
 #[test]
 fn a_machine_that_waits_for_its_turn_to_sleep_answers_and_can_be_stopped() {

@@ -2,7 +2,7 @@
 
 use crate::home::{Home, casemate};
 use serde_json::{Value, json};
-use std::{fs, os::unix::fs::FileExt};
+use std::{fs, os::unix::fs::FileExt, path::Path, process::Command};
 
 const SERVER: &str = "[[servers]]\nid = \"probe\"\nsource = \"builtin:probe\"\nmemory_mb = 128\n";
 
@@ -93,4 +93,29 @@ fn a_folder_that_is_no_template_is_shown_and_pruned() {
     let pruned = casemate(&home, &["template", "prune"]);
     assert!(pruned.stdout.starts_with("Removed 1 template, "), "{}", pruned.stdout);
     assert!(!folder.exists());
+}
+
+/// Its clones are for every server of the image, and it outlives them all.
+#[test]
+fn a_template_without_a_server_holds_nothing_of_its_configuration() {
+    const CANARY: &str = "canary-5f0e1d7c";
+    let home = Home::new();
+    let embedded = "../../target/embedded/x86_64-unknown-linux-gnu/guest/casemate-probe";
+    let probe = Path::new(env!("CARGO_MANIFEST_DIR")).join(embedded).canonicalize().unwrap();
+    let variable = format!("KEY={CANARY}");
+    let added = casemate(&home, &["add", "p", probe.to_str().unwrap(), "--env", &variable]);
+    assert_eq!(added.code, 0, "{}", added.stderr);
+    let launched = casemate(&home, &["launch", "p"]);
+    assert_eq!(launched.code, 0, "{}", launched.stderr);
+    let template = templates(&home).pop().unwrap();
+    assert_eq!(template["level"], "agent");
+    let memory = home.path().join("templates").join(template["key"].as_str().unwrap()).join("memory");
+    let found = |what: &str| {
+        let searched = Command::new("grep").args(["-qaF", what]).arg(&memory).status().unwrap();
+        searched.code() == Some(0)
+    };
+    // What is searched is what the guest had in memory.
+    assert!(found("casemate-guest") || found("casemate.link"), "nothing of the agent is in the template");
+    assert!(!found(CANARY), "the template holds the server's environment");
+    assert_eq!(casemate(&home, &["stop", "p"]).code, 0);
 }

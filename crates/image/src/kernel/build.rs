@@ -33,7 +33,8 @@ use crate::registry::debian::{Archive, DebianError, Package, Suite};
 use crate::registry::http::Http;
 use crate::store::{BuildLog, Store as ImageStore, StoreError};
 
-/// The release that source and compiler come from.
+/// The release that source and compiler come from. With the same configuration its 6.1 takes 0.63 s of a host
+/// processor to boot in emulation, the next release's 6.12 takes 0.69 s; Debian's own 6.1 takes 1.40 s.
 const SUITE: Suite = Suite::Bookworm;
 /// The package that holds the source.
 const SOURCE_PACKAGE: &str = "linux-source-6.1";

@@ -58,7 +58,7 @@ pub(super) async fn start(
     let is_legacy =
         matches!(timeout(WARM_TIMEOUT, ask_what_all_ask(shared)).await, Ok(Ok(era)) if !era.is_modern());
     start_anew(control, patience).await?;
-    if is_legacy && !matches!(timeout(PING_TIMEOUT, ping(control, shared)).await, Ok(Ok(true))) {
+    if is_legacy && !matches!(timeout(PING_TIMEOUT, ping(shared)).await, Ok(Ok(true))) {
         // Something else was said, which its client may miss.
         start_anew(control, patience).await?;
     }
@@ -87,16 +87,19 @@ async fn ask_what_all_ask(shared: &Shared) -> Result<Era, Box<dyn std::error::Er
 }
 
 /// Whether the server answered a ping, and said nothing else.
-async fn ping(control: &mut Control, shared: &Shared) -> Result<bool, Box<dyn std::error::Error>> {
+async fn ping(shared: &Shared) -> Result<bool, Box<dyn std::error::Error>> {
     let (reader, mut writer) = tokio::io::split(shared.converse().await?);
     writer.write_all(b"{\"jsonrpc\":\"2.0\",\"id\":\"casemate\",\"method\":\"ping\"}\n").await?;
     let mut said = BufReader::new(reader.take(ANSWER_BYTES));
     let mut answer = Vec::new();
     said.read_until(b'\n', &mut answer).await?;
-    // The server's input stays open for its client.
-    let _: serde_json::Value = control.request("park", Request::Park, WARM_TIMEOUT).await?;
+    // The server's input stays open for its client. On a stream of its own, and read meanwhile: one that
+    // floods cannot be parked, and is given up.
     let mut more = Vec::new();
-    said.read_to_end(&mut more).await?;
+    let park = shared.ask::<serde_json::Value>("park", Request::Park, PING_TIMEOUT);
+    let (parked, read) = tokio::join!(park, said.read_to_end(&mut more));
+    parked?;
+    read?;
     let answer: serde_json::Value = serde_json::from_slice(&answer)?;
     Ok(more.is_empty() && answer["id"] == "casemate" && answer["result"].is_object())
 }

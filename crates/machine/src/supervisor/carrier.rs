@@ -59,11 +59,12 @@ impl Carrier {
         self.held.send_replace(false);
     }
 
-    /// Goes on with another stream.
-    pub(super) async fn go_on(&self, stream: Stream) {
-        // A task that ended has no conversation to carry.
-        let _ = self.streams.send(stream).await;
+    /// Goes on with another stream. `false`: the conversation is over, or its client has not read for so long
+    /// that the last stream has not been taken.
+    pub(super) fn go_on(&self, stream: Stream) -> bool {
+        let taken = self.streams.try_send(stream).is_ok();
         self.release();
+        taken
     }
 }
 
@@ -88,17 +89,21 @@ async fn carry(
     loop {
         let (mut from_server, mut to_server) = split(stream);
         let mut holding = held.clone();
-        let left = tokio::select! {
-            left = upward(&mut from_client, &mut to_server, &mut waiting, &mut holding) => match left {
-                // The client says no more; the server may still answer.
-                Ok(()) => {
-                    let _ = to_server.shutdown().await;
-                    let _ = tokio::io::copy(&mut from_server, &mut to_client).await;
-                    Left::Over
-                }
-                Err(_) => Left::Over,
-            },
-            left = downward(&mut from_server, &mut to_client, &mut held) => left,
+        let left = {
+            let downward = downward(&mut from_server, &mut to_client, &mut held, &streams);
+            tokio::pin!(downward);
+            tokio::select! {
+                said = upward(&mut from_client, &mut to_server, &mut waiting, &mut holding) => match said {
+                    // The client says no more; the server may still answer.
+                    Ok(()) => {
+                        let _ = to_server.shutdown().await;
+                        downward.await;
+                        Left::Over
+                    }
+                    Err(_) => Left::Over,
+                },
+                left = &mut downward => left,
+            }
         };
         if matches!(left, Left::Over) {
             let _ = to_client.shutdown().await;
@@ -125,17 +130,23 @@ async fn upward(
         if held.wait_for(|&held| !held).await.is_err() {
             return Ok(());
         }
+        // Looked at first, each time: what goes out after the machine was held would be lost with its stream.
         if waiting.is_empty() {
             let read = tokio::select! {
-                read = client.read(&mut chunk) => read?,
+                biased;
                 _ = held.wait_for(|&held| held) => continue,
+                read = client.read(&mut chunk) => read?,
             };
             if read == 0 {
                 return Ok(());
             }
             waiting.extend_from_slice(&chunk[..read]);
         }
-        let written = machine.write(waiting).await?;
+        let written = tokio::select! {
+            biased;
+            _ = held.wait_for(|&held| held) => continue,
+            written = machine.write(waiting) => written?,
+        };
         waiting.drain(..written);
         if waiting.is_empty() {
             machine.flush().await?;
@@ -148,11 +159,13 @@ async fn downward(
     machine: &mut ReadHalf<Stream>,
     client: &mut WriteHalf<DuplexStream>,
     held: &mut watch::Receiver<bool>,
+    streams: &mpsc::Receiver<Stream>,
 ) -> Left {
     let mut chunk = vec![0; CHUNK_BYTES];
     loop {
         match machine.read(&mut chunk).await {
-            Ok(0) if *held.borrow_and_update() => return Left::Parked,
+            // Also where the client read so late that the next stream is there already.
+            Ok(0) if *held.borrow_and_update() || !streams.is_empty() => return Left::Parked,
             Ok(0) | Err(_) => return Left::Over,
             Ok(read) => {
                 if client.write_all(&chunk[..read]).await.is_err() {
@@ -195,7 +208,7 @@ mod tests {
             assert_eq!(&heard, b"last");
 
             let (machine, ours) = UnixStream::pair().unwrap();
-            carrier.go_on(Stream::from_unix(ours)).await;
+            assert!(carrier.go_on(Stream::from_unix(ours)));
             let (mut from_client, mut to_client) = split(machine);
             let mut heard = [0; 3];
             from_client.read_exact(&mut heard).await.unwrap();

@@ -30,11 +30,11 @@ const SERVER: &str = "server";
 /// server may have much to do.
 pub(super) async fn watch(spec: &Spec, shared: &Rc<Shared>) -> Ending {
     let interval = Duration::from_millis(spec.health_ms);
-    let mut silent = 0;
+    let (mut silent, mut last) = (0, "");
     loop {
         sleep(interval).await;
         match ask(shared, interval).await {
-            Sign::Unknown => {}
+            Sign::Unknown => silent = 0,
             Sign::Well if silent > 0 => {
                 silent = 0;
                 shared.note("answers again");
@@ -42,7 +42,9 @@ pub(super) async fn watch(spec: &Spec, shared: &Rc<Shared>) -> Ending {
             }
             Sign::Well => {}
             Sign::None(what) => {
-                silent += 1;
+                // A silent server says nothing of its agent.
+                silent = if what == last { silent + 1 } else { 1 };
+                last = what;
                 let reason = format!("{what} has not answered a ping for {} s", interval.as_secs_f32());
                 shared.note(&reason);
                 shared.recorder.update(|record| record.reason = Some(reason));

@@ -114,6 +114,7 @@ async fn run(mut leash: Jsonl) -> io::Result<()> {
         record.state = state;
         record.reason = Some(reason.clone());
         record.ended_at = Some(Timestamp::now());
+        record.suspend_bytes = None;
     });
     registry::tidy_ended(&dir);
     // A command that was killed, or let a detached machine go, does not listen any more.
@@ -147,6 +148,8 @@ async fn live(mut spec: Spec, recorder: &Rc<Recorder>, owner: &mut Owner, log: &
             let text = format!("{} times in a row it failed and was started anew", RESTARTS);
             return Ending::GaveUp { text, last: Box::new(ending) };
         }
+        // What it was when it was suspended is of no use any more.
+        let _ = std::fs::remove_file(recorder.home.machine(&record.id).join(sleep::FILE));
         let pause = FIRST_PAUSE * 2u32.saturating_pow(in_a_row - 1);
         let reason = format!("started anew in {} s: {ending}", pause.as_secs());
         log.write(format!("{} {reason}\n", Timestamp::now()).as_bytes());

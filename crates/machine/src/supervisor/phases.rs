@@ -29,6 +29,7 @@ use casemate_proto::{
 use jiff::Timestamp;
 use std::{
     cell::{Cell, RefCell},
+    collections::BTreeMap,
     future::Future,
     io,
     path::PathBuf,
@@ -42,6 +43,9 @@ use tokio::{
     sync::{mpsc, watch},
     time::{Instant, timeout_at},
 };
+
+/// The command of a machine in which nothing is to be started yet.
+const NO_PROGRAM: &str = "/nothing";
 
 /// How long a restored server has the processor to itself for its first answer.
 const FOLLOW_AFTER: Duration = Duration::from_millis(300);
@@ -279,12 +283,14 @@ async fn start_server(
     };
     let is_builder = matches!(spec.origin, Origin::Builder { .. });
     let is_running = level == Some(Level::Server) && !is_builder;
+    // Its clones are for every server of the image: it must hold nothing of this one.
+    let is_bare = is_builder && level == Some(Level::Agent);
     if !is_running {
         let configure = Configure {
             hostname: shared.recorder.get().name.to_string(),
-            command: workload.command.clone(),
-            env: workload.env.clone(),
-            cwd: workload.cwd.clone(),
+            command: if is_bare { vec![NO_PROGRAM.to_owned()] } else { workload.command.clone() },
+            env: if is_bare { BTreeMap::new() } else { workload.env.clone() },
+            cwd: if is_bare { "/".to_owned() } else { workload.cwd.clone() },
             root: Root::Device {
                 device: "/dev/vda".to_owned(),
                 overlay: workload.overlay.then(|| "/dev/vdb".to_owned()),
@@ -298,7 +304,7 @@ async fn start_server(
         let request = Request::Configure(Box::new(configure));
         let _: serde_json::Value = control.request("configure", request, patience).await?;
     }
-    if is_builder && level == Some(Level::Agent) {
+    if is_bare {
         return Ok(());
     }
     if is_builder {
@@ -348,10 +354,20 @@ fn garbage_observer(shared: &Rc<Shared>) -> mcp::Observer {
 /// Follows a server that runs already, once its first answer is out of the way: the agent keeps what it says
 /// meanwhile.
 fn follow_later(shared: &Rc<Shared>) {
-    let shared = Rc::downgrade(shared);
+    let life = |shared: &Shared| shared.link.borrow().as_ref().map(|link| link.epoch.clone());
+    let (begun, shared) = (life(shared), Rc::downgrade(shared));
     tokio::task::spawn_local(async move {
-        tokio::time::sleep(FOLLOW_AFTER).await;
-        let Some(shared) = shared.upgrade() else { return };
+        let shared = loop {
+            tokio::time::sleep(FOLLOW_AFTER).await;
+            let Some(shared) = shared.upgrade() else { return };
+            match life(&shared) {
+                now if now == begun => break shared,
+                // It was suspended and goes on, and is followed.
+                Some(_) => return,
+                // It is being suspended, which may fail, or is suspended, and is not woken for this.
+                None => {}
+            }
+        };
         if let Err(error) = follow_server(&shared).await {
             // Most often the machine is over already, which is seen by other means.
             shared.note(&format!("its stderr is not followed: {}", ending::chain(&error)));

@@ -63,10 +63,16 @@ async fn serve(ready: &mut Ready<'_>, owner: &mut Owner) -> Ending {
             ending = owner.interrupted() => return ending,
             ending = &mut hopeless => return ending,
             turn = idle(spec, hosting, shared, awake) => {
+                let Machine::Awake(instance) = machine else { continue };
+                let suspended = tokio::select! {
+                    biased;
+                    // As with a wish. The stop that follows is bounded, whatever the machine does.
+                    ending = owner.interrupted() => return ending,
+                    ending = told_to_end(wished, &mut later) => return ending,
+                    suspended = sleep::suspend(spec, hosting, shared, &mut **instance, turn) => suspended,
+                };
                 // A failure is in the server's log; it is tried again after another while.
-                if let Machine::Awake(instance) = machine
-                    && let Ok(asleep) = sleep::suspend(spec, hosting, shared, &mut **instance, turn).await
-                {
+                if let Ok(asleep) = suspended {
                     instance.kill().await;
                     shared.recorder.update(|record| {
                         record.state = State::Suspended;
@@ -204,11 +210,14 @@ async fn fulfil(
         (Wish::Kill, _) => return Some(Ending::Killed),
         (Wish::Pause(done), Machine::Awake(instance)) => {
             shared.paused.set(true);
-            let _ = done.send(instance.pause().await);
+            let paused = instance.pause().await;
+            shared.paused.set(paused.is_ok());
+            let _ = done.send(paused);
         }
         (Wish::Resume(done), Machine::Awake(instance)) => {
-            let _ = done.send(instance.resume().await);
-            shared.paused.set(false);
+            let resumed = instance.resume().await;
+            shared.paused.set(shared.paused.get() && resumed.is_err());
+            let _ = done.send(resumed);
         }
         (Wish::CutLink(done), Machine::Awake(instance)) => {
             instance.cut_link();

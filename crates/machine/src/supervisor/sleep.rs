@@ -122,7 +122,19 @@ pub(super) async fn suspend(
         let _ = fs::remove_file(hosting.dir.join(FILE));
         // A VMM that does not go on is seen by the watch on its health.
         let _ = instance.resume().await;
-        go_on_talking(shared, &link).await;
+        if let Err(lost) = go_on_talking(shared, &link).await {
+            let carrier = shared.carrier.borrow().clone();
+            match (error, carrier) {
+                // It was not parked: the stream that there is goes on.
+                (Restless::Park(_), Some(carrier)) => carrier.release(),
+                // Its end ends the conversation, and that the machine.
+                (_, Some(_)) => {
+                    shared.note(&format!("lost its conversation: {}", chain(&lost)));
+                    drop(shared.carrier.take());
+                }
+                (_, None) => {}
+            }
+        }
         *shared.link.borrow_mut() = Some(link);
     }
     result
@@ -288,7 +300,7 @@ pub(super) async fn resume(
     drop(shared.in_use());
     *shared.link.borrow_mut() = Some(link.clone());
     phases::follow_server(shared).await?;
-    go_on_talking(shared, &link).await;
+    go_on_talking(shared, &link).await.map_err(|error| Ending::Resume(chain(&error)))?;
     recorder.update(|record| {
         record.state = State::Ready;
         record.reason = None;
@@ -299,12 +311,13 @@ pub(super) async fn resume(
     Ok(instance)
 }
 
-async fn go_on_talking(shared: &Shared, link: &Link) {
+/// Joins the conversation to the agent again.
+async fn go_on_talking(shared: &Shared, link: &Link) -> Result<(), ControlError> {
     let carrier = shared.carrier.borrow().clone();
-    let Some(carrier) = carrier else { return };
-    match link.connector.connect(port::CONVERSATION).await {
-        Ok(stream) => carrier.go_on(stream).await,
-        // It was not parked: the stream that there is goes on.
-        Err(_) => carrier.release(),
+    let Some(carrier) = carrier else { return Ok(()) };
+    let stream = link.connector.connect(port::CONVERSATION).await?;
+    match carrier.go_on(stream) {
+        true => Ok(()),
+        false => Err(ControlError::Resume("its client does not read".to_owned())),
     }
 }

@@ -129,15 +129,14 @@ pub struct Plan {
 /// What is still to do, and what was done.
 pub struct Schedule {
     random: SplitMix,
-    /// Whose turn it is first: few kills are to be of everybody, too.
-    first: u64,
+    /// Whose turn it is.
+    turns: BTreeMap<Phase, u64>,
     each: u64,
     most_rounds: u64,
     rounds: u64,
     /// Kills by the phase that they hit, and those that are on their way.
     hits: BTreeMap<Phase, u64>,
     under_way: BTreeMap<Phase, u64>,
-    rounds_of: BTreeMap<Phase, u64>,
     killed: BTreeMap<Victim, u64>,
     missed: BTreeMap<Phase, u64>,
 }
@@ -146,15 +145,16 @@ impl Schedule {
     /// As many kills in each phase as are needed for so many in all.
     pub fn new(seed: u64, points: u64) -> Self {
         let mut random = SplitMix(seed);
+        // Few kills are to be of everybody, too.
+        let turns = PHASES.into_iter().map(|phase| (phase, random.below(60))).collect();
         Self {
-            first: random.below(60),
             random,
+            turns,
             each: points.div_ceil(PHASES.len() as u64),
             most_rounds: points * ROUNDS_A_POINT,
             rounds: 0,
             hits: BTreeMap::new(),
             under_way: BTreeMap::new(),
-            rounds_of: BTreeMap::new(),
             killed: BTreeMap::new(),
             missed: BTreeMap::new(),
         }
@@ -174,7 +174,7 @@ impl Schedule {
         let phase = lacking[self.random.below(lacking.len() as u64) as usize];
         *self.under_way.entry(phase).or_default() += 1;
         // In turn, so that each is killed often.
-        let (victims, turn) = (phase.victims(), self.rounds_of.entry(phase).or_insert(self.first));
+        let (victims, turn) = (phase.victims(), self.turns.entry(phase).or_default());
         let victim = victims[*turn as usize % victims.len()];
         *turn += 1;
         let most = match (phase, victim) {

@@ -10,7 +10,7 @@ use rustix::fs::{Mode, OFlags};
 use serde_json::{Value, json};
 use std::{
     fs::File,
-    io::{self, Read},
+    io::{self, Read, Seek, SeekFrom},
     os::{
         fd::{AsRawFd, OwnedFd},
         unix::fs::FileExt,
@@ -50,13 +50,14 @@ pub(super) async fn save(qmp: &mut Qmp, outgoing: &File) -> Result<Vec<u8>, Back
     qmp.execute("stop", json!({})).await?;
     // It has no live copy of a disk to make, which is what `live` would be for.
     let target = json!({ "filename": args::outgoing_path(), "live": false });
+    let unreadable = || BackendError::system("read the state of the devices");
+    // QEMU goes on where it stopped writing the last time, whether it empties the file or not.
+    let begin = outgoing.metadata().map_err(unreadable())?.len();
     qmp.execute(COMMAND, target).await?;
     let mut state = Vec::new();
-    let mut reader = File::from(
-        reopen(outgoing, OFlags::RDONLY).map_err(BackendError::system("read the state of the devices"))?,
-    )
-    .take(STATE_BYTES as u64 + 1);
-    reader.read_to_end(&mut state).map_err(BackendError::system("read the state of the devices"))?;
+    let mut reader = File::from(reopen(outgoing, OFlags::RDONLY).map_err(unreadable())?);
+    reader.seek(SeekFrom::Start(begin)).map_err(unreadable())?;
+    reader.take(STATE_BYTES as u64 + 1).read_to_end(&mut state).map_err(unreadable())?;
     if state.is_empty() || state.len() > STATE_BYTES {
         let reason = format!("the state is {} bytes long", state.len());
         return Err(BackendError::Monitor { command: COMMAND, reason });
