@@ -31,7 +31,7 @@ pub enum KeyError {
 /// What a template depends on. Nothing of it is secret but what stands behind `configuration`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, serde::Deserialize)]
 pub struct Ingredients {
-    /// [`LAYOUT`].
+    /// Which way machines are made.
     pub layout: u32,
     /// The program's version.
     pub version: String,
