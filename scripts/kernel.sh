@@ -7,6 +7,8 @@ casemate=$(realpath "${1:-target/release/casemate}")
 rounds=${ROUNDS:-7}
 home=$(mktemp -d "${TMPDIR:-/tmp}/casemate-kernel.XXXXXX")
 export CASEMATE_HOME=$home/own
+# What was started is ended whatever failed before; that nothing runs, or that there is no such home, is no
+# failure of the comparison, whose own status is kept.
 trap 'for h in own distribution; do CASEMATE_HOME=$home/$h "$casemate" stop --all >/dev/null 2>&1 || true; done
     rm -rf "$home"' EXIT
 

@@ -30,21 +30,22 @@ const SERVER: &str = "server";
 /// server may have much to do.
 pub(super) async fn watch(spec: &Spec, shared: &Rc<Shared>) -> Ending {
     let interval = Duration::from_millis(spec.health_ms);
-    let (mut silent, mut last) = (0, "");
+    // `marked`: the record says so.
+    let (mut silent, mut last, mut marked) = (0, "", false);
     loop {
         sleep(interval).await;
         match ask(shared, interval).await {
             Sign::Unknown => silent = 0,
-            Sign::Well if silent > 0 => {
-                silent = 0;
+            Sign::Well if marked => {
+                (silent, marked) = (0, false);
                 shared.note("answers again");
                 shared.recorder.update(|record| record.reason = None);
             }
-            Sign::Well => {}
+            Sign::Well => silent = 0,
             Sign::None(what) => {
                 // A silent server says nothing of its agent.
                 silent = if what == last { silent + 1 } else { 1 };
-                last = what;
+                (last, marked) = (what, true);
                 let reason = format!("{what} has not answered a ping for {} s", interval.as_secs_f32());
                 shared.note(&reason);
                 shared.recorder.update(|record| record.reason = Some(reason));

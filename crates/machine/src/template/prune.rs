@@ -1,7 +1,7 @@
 //! Which templates go: those that nothing has used for long, and the least recently used beyond a size.
 
 use super::{Listed, Templates};
-use crate::{home::HomeError, record::Record, registry::Registry};
+use crate::{home::HomeError, registry::Registry};
 use jiff::{SignedDuration, Timestamp};
 use std::collections::BTreeSet;
 
@@ -41,8 +41,11 @@ impl Templates {
         self.sweep();
         let listed = self.list()?;
         let live = Registry::new(&self.home).list()?;
-        let used: BTreeSet<String> =
-            live.into_iter().filter(|record| !record.state.is_final()).filter_map(template_of).collect();
+        let used: BTreeSet<String> = live
+            .into_iter()
+            .filter(|record| !record.state.is_final())
+            .filter_map(|record| record.template)
+            .collect();
         let mut pruned = Pruned::default();
         for template in doomed(&listed, &used, policy, Timestamp::now()) {
             // Somebody builds or removes it just now: then it is not for pruning.
@@ -58,10 +61,6 @@ impl Templates {
         }
         Ok(pruned)
     }
-}
-
-fn template_of(record: Record) -> Option<String> {
-    record.template
 }
 
 /// Those to remove; `listed` has the latest used last.
