@@ -1,32 +1,19 @@
 //! Many machines at once: as many as there is memory for, and what becomes of them when some fail.
 
 use crate::{
-    home::{Home, casemate, finish},
+    home::{casemate, finish},
+    live::{SMALL_PROBE, json_of, probe_home},
     support::eventually,
 };
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::io::{BufRead, BufReader};
 
-const SERVER: &str = "[[servers]]\nid = \"probe\"\nsource = \"builtin:probe\"\nmemory_mb = 128\n";
-
-fn home() -> Home {
-    let home = Home::new();
-    home.write("config.toml", SERVER);
-    home
-}
-
-fn json_of(home: &Home, line: &[&str]) -> Value {
-    let said = casemate(home, line);
-    assert_eq!(said.code, 0, "{}", said.stderr);
-    serde_json::from_str(&said.stdout).unwrap_or_else(|error| panic!("{error}: {}", said.stdout))
-}
-
 #[test]
 fn as_many_machines_start_as_there_is_memory_for_and_the_rest_is_one_refusal() {
-    let home = home();
+    let home = probe_home();
     // A clone of 128 MiB is expected to come to 136 MiB, the machine that becomes their template to 232.
-    home.write("config.toml", &format!("{SERVER}\n[limits]\nmemory_mb = 300\n"));
+    home.write("config.toml", &format!("{SMALL_PROBE}\n[limits]\nmemory_mb = 300\n"));
     let launched = casemate(&home, &["launch-many", "5", "--server", "probe", "--batch", "2"]);
     assert_eq!((launched.code, launched.stdout.as_str()), (4, "2 of 5 machines are ready\n"), "{launched:?}");
     assert_eq!(launched.stderr.matches("error: ").count(), 1, "{}", launched.stderr);
@@ -53,9 +40,9 @@ fn as_many_machines_start_as_there_is_memory_for_and_the_rest_is_one_refusal() {
 
 #[test]
 fn a_machine_for_which_there_is_no_memory_stays_suspended_until_there_is() {
-    let home = home();
+    let home = probe_home();
     // Memory for one clone of 128 MiB, which is expected to come to 136, beside the one that suspends.
-    home.write("config.toml", &format!("{SERVER}\n[limits]\nmemory_mb = 240\n"));
+    home.write("config.toml", &format!("{SMALL_PROBE}\n[limits]\nmemory_mb = 240\n"));
     let state_of = |name: &str| json_of(&home, &["status", name, "--json"])[0]["state"].clone();
     let first = casemate(&home, &["launch", "probe", "--idle", "100ms"]);
     assert_eq!(first.code, 0, "{}", first.stderr);
@@ -80,7 +67,7 @@ fn a_machine_for_which_there_is_no_memory_stays_suspended_until_there_is() {
 
 #[test]
 fn an_interrupt_stops_what_was_starting_and_names_what_stays() {
-    let home = home();
+    let home = probe_home();
     assert_eq!(casemate(&home, &["call", "probe", "echo", r#"{"message": "a"}"#]).code, 0);
     let mut command = home.command(&["launch-many", "200", "--server", "probe", "--batch", "2"]);
     let mut child = command.spawn().unwrap();
@@ -100,7 +87,7 @@ fn an_interrupt_stops_what_was_starting_and_names_what_stays() {
 
 #[test]
 fn machines_that_fail_in_the_same_way_are_one_error() {
-    let home = home();
+    let home = probe_home();
     let line = ["launch-many", "3", "--server", "probe", "--cold", "--command", "/bin/false"];
     let failed = casemate(&home, &line);
     assert_eq!((failed.code, failed.stdout.as_str()), (5, "0 of 3 machines are ready\n"), "{failed:?}");

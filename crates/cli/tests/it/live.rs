@@ -11,6 +11,23 @@ use std::{
 /// No folder of templates.
 pub const NONE: [&Path; 0] = [];
 
+/// A configuration with the probe server, in as little memory as it needs.
+pub const SMALL_PROBE: &str = "[[servers]]\nid = \"probe\"\nsource = \"builtin:probe\"\nmemory_mb = 128\n";
+
+/// A home with that configuration.
+pub fn probe_home() -> Home {
+    let home = Home::new();
+    home.write("config.toml", SMALL_PROBE);
+    home
+}
+
+/// What a command that succeeds prints.
+pub fn json_of(home: &Home, line: &[&str]) -> Value {
+    let said = casemate(home, line);
+    assert_eq!(said.code, 0, "{}", said.stderr);
+    serde_json::from_str(&said.stdout).unwrap_or_else(|error| panic!("{error}: {}", said.stdout))
+}
+
 /// Starts a machine `name` of the built-in probe server and returns its record.
 pub fn launch(home: &Home, name: &str, options: &[&str]) -> Value {
     let launched = casemate(home, &[&["mcp", "microvm", "launch", name], options].concat());

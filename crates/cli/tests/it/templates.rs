@@ -1,22 +1,11 @@
 //! `casemate template`: what is there, whether it is whole, and what goes.
 
-use crate::home::{Home, casemate};
+use crate::{
+    home::{Home, casemate},
+    live::{json_of, probe_home},
+};
 use serde_json::{Value, json};
 use std::{fs, os::unix::fs::FileExt, path::Path, process::Command};
-
-const SERVER: &str = "[[servers]]\nid = \"probe\"\nsource = \"builtin:probe\"\nmemory_mb = 128\n";
-
-fn home() -> Home {
-    let home = Home::new();
-    home.write("config.toml", SERVER);
-    home
-}
-
-fn json_of(home: &Home, line: &[&str]) -> Value {
-    let said = casemate(home, line);
-    assert_eq!(said.code, 0, "{}", said.stderr);
-    serde_json::from_str(&said.stdout).unwrap_or_else(|error| panic!("{error}: {}", said.stdout))
-}
 
 fn templates(home: &Home) -> Vec<Value> {
     json_of(home, &["template", "list", "--json"]).as_array().unwrap().clone()
@@ -24,7 +13,7 @@ fn templates(home: &Home) -> Vec<Value> {
 
 #[test]
 fn a_template_is_listed_inspected_kept_while_it_is_used_and_pruned() {
-    let home = home();
+    let home = probe_home();
     assert_eq!(templates(&home), Vec::<Value>::new());
     let launched = casemate(&home, &["launch", "probe"]);
     assert_eq!(launched.code, 0, "{}", launched.stderr);
@@ -64,7 +53,7 @@ fn a_template_is_listed_inspected_kept_while_it_is_used_and_pruned() {
 
 #[test]
 fn a_template_whose_memory_changed_fails_its_verification_and_is_made_again() {
-    let home = home();
+    let home = probe_home();
     assert_eq!(casemate(&home, &["call", "probe", "echo", r#"{"message": "a"}"#]).code, 0);
     let key = templates(&home)[0]["key"].as_str().unwrap().to_owned();
     let memory = home.path().join("templates").join(&key).join("memory");
