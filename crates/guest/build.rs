@@ -1,4 +1,7 @@
-//! Builds the library that is preloaded into runtimes, which the agent carries.
+//! Builds what the agent carries: the library that is preloaded into runtimes, and the filter of system calls.
+
+#[path = "filter/rules.rs"]
+mod rules;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,8 +13,10 @@ const SOURCE: &str = "reseed/preload.rs";
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed={SOURCE}");
+    println!("cargo::rerun-if-changed=filter/rules.rs");
     let variable = |name: &str| env::var_os(name).unwrap_or_else(|| fail(&format!("{name} is not set")));
     let folder = PathBuf::from(variable("OUT_DIR"));
+    write_filter(&folder.join("filter.rs"));
     let library = folder.join("preload.so");
     // What the outer build says (a static C library, sanitizers) is not true of this one, which is for
     // programs of any C library; so it is a plain call of the compiler.
@@ -30,6 +35,22 @@ fn main() {
         Ok(status) => fail(&format!("compiling {SOURCE} ended with {status}")),
         Err(error) => fail(&format!("cannot run the compiler: {error}")),
     }
+}
+
+/// Writes the programs as the source of a constant.
+fn write_filter(to: &Path) {
+    let programs = rules::programs()
+        .unwrap_or_else(|error| fail(&format!("cannot compile the filter of system calls: {error}")));
+    let instruction = |one: &seccompiler::sock_filter| {
+        format!("sock_filter{{code:{},jt:{},jf:{},k:{}}}", one.code, one.jt, one.jf, one.k)
+    };
+    let program = |program: &seccompiler::BpfProgram| {
+        format!("&[{}]", program.iter().map(instruction).collect::<Vec<_>>().join(","))
+    };
+    let count = programs.len();
+    let text = programs.iter().map(program).collect::<Vec<_>>().join(",");
+    let source = format!("const PROGRAMS: [&[sock_filter]; {count}] = [{text}];\n");
+    fs::write(to, source).unwrap_or_else(|error| fail(&format!("cannot write the filter: {error}")));
 }
 
 /// The library may need nothing: a program without it could not start.

@@ -15,6 +15,9 @@ pub struct Args {
     /// Measure only cases whose name contains these words; may be repeated
     #[arg(long, value_name = "WORDS")]
     pub only: Vec<String>,
+    /// Boot the kernel of `casemate kernel build`, which takes some minutes to make
+    #[arg(long)]
+    pub built_kernel: bool,
     /// Print the names of the cases and measure nothing
     #[arg(long)]
     pub list: bool,

@@ -55,11 +55,13 @@ pub struct Bench {
     templates: [OnceCell<Result<(), String>>; server::ALL.len()],
     blueprint: OnceCell<Result<Blueprint, String>>,
     kernel: OnceCell<Result<(), String>>,
+    /// Whether guests boot the kernel that casemate builds.
+    built_kernel: bool,
 }
 
 impl Bench {
     /// Nothing is fetched yet.
-    pub fn new(layout: Layout) -> Result<Self, Failure> {
+    pub fn new(layout: Layout, built_kernel: bool) -> Result<Self, Failure> {
         let casemate = Casemate::new(&layout)?;
         Ok(Self {
             layout,
@@ -69,6 +71,7 @@ impl Bench {
             templates: Default::default(),
             blueprint: OnceCell::new(),
             kernel: OnceCell::new(),
+            built_kernel,
         })
     }
 
@@ -121,8 +124,9 @@ impl Bench {
 
     fn add(&self, server: &Server) -> Result<Image, Failure> {
         once(&self.kernel, || {
-            eprintln!("  fetching a guest kernel, trying the backends");
-            self.casemate.finish_within(&["kernel", "fetch"], BUILDING)?;
+            let how = if self.built_kernel { "build" } else { "fetch" };
+            eprintln!("  obtaining a guest kernel (kernel {how}), trying the backends");
+            self.casemate.finish_within(&["kernel", how], BUILDING)?;
             // What is unusable here is no failure: the verdict on KVM is cached for the starts to come.
             process::output(&mut self.casemate.command(&["doctor"]), BUILDING).map(drop)
         })?;

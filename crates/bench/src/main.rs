@@ -51,7 +51,7 @@ fn run(args: &Args) -> Result<(), Failure> {
     let workspace = Workspace::create(&args.program)?;
     interrupt::watch(workspace.layout().clone())?;
     let mut results = Results::create(&args.results)?;
-    let bench = Bench::new(workspace.layout().clone())?;
+    let bench = Bench::new(workspace.layout().clone(), args.built_kernel)?;
     measure::all(args, &bench, &mut results);
     interrupt::give_way();
     let environment = Environment::of(&bench);

@@ -243,6 +243,7 @@ mod tests {
             program: PathBuf::new(),
             rounds: 1,
             only: Vec::new(),
+            built_kernel: false,
             list: false,
             results: PathBuf::new(),
             write_docs: Some(document.clone()),

@@ -1,7 +1,6 @@
 //! What the agent knows and does, request by request.
 
 use crate::conversation::{Parking, Seat};
-use crate::filter::{Filter, FilterError};
 use crate::group::Groups;
 use crate::journal::Journal;
 use crate::launch::Launch;
@@ -44,7 +43,6 @@ const REST: Duration = Duration::from_millis(2);
 pub struct Agent {
     kernel: Kernel,
     started: Instant,
-    filter: Arc<Filter>,
     reaper: Arc<Reaper>,
     /// What the server said and what happened to it.
     pub journal: Arc<Journal>,
@@ -81,13 +79,12 @@ struct Setup {
 
 impl Agent {
     /// An agent that knows nothing yet.
-    pub fn new(kernel: Kernel) -> Result<Self, FilterError> {
+    pub fn new(kernel: Kernel) -> Self {
         let reaper = Arc::new(Reaper::default());
         let journal = Arc::new(Journal::default());
-        Ok(Self {
+        Self {
             kernel,
             started: Instant::now(),
-            filter: Arc::new(Filter::new()?),
             server: Server::new(Arc::new(Groups::by_descent()), reaper.clone(), journal.clone()),
             reaper,
             journal,
@@ -98,7 +95,7 @@ impl Agent {
             setup: AsyncMutex::default(),
             reseeder: Mutex::new(None),
             ending: watch::Sender::new(None),
-        })
+        }
     }
 
     /// Takes every child's status.
@@ -138,7 +135,7 @@ impl Agent {
                 return Err(failure::new(FailureCode::Params, "the root of this machine is ready already"));
             }
         };
-        let mut launch = Launch::new(&config, inside.clone(), self.filter.clone())?;
+        let mut launch = Launch::new(&config, inside.clone())?;
         // Before anything that could use it.
         if let Some(entropy) = entropy {
             self.add_entropy(entropy)?;
@@ -155,7 +152,7 @@ impl Agent {
                 let kept = root::mount_code_cache().map_err(|error| failure::system(&error))?;
                 config.env.entry("NODE_COMPILE_CACHE".to_owned()).or_insert(kept);
             }
-            launch = Launch::new(&config, inside, self.filter.clone())?;
+            launch = Launch::new(&config, inside)?;
             *lock(&self.reseeder) = Some(reseeder);
         }
         self.server.configure(launch, groups);
@@ -409,7 +406,7 @@ mod tests {
 
     #[test]
     fn an_epoch_is_adopted_at_each_synchronisation_and_else_refused() {
-        let agent = Agent::new(Kernel::Shared).unwrap();
+        let agent = Agent::new(Kernel::Shared);
         assert!(agent.greet(1, VERSION + 1, "a".into()).is_err());
         assert!(agent.greet(1, VERSION, "a".into()).is_ok());
         assert!(agent.greet(1, VERSION, "a".into()).is_ok());

@@ -8,8 +8,8 @@ use rustix::process::DumpableBehavior;
 use rustix::system::RebootCommand;
 use std::fs;
 use std::io;
-use std::net::{Ipv4Addr, UdpSocket};
 use std::os::fd::AsFd;
+use std::os::unix::net::UnixDatagram;
 
 /// Kernel settings that take from servers what none needs.
 const SETTINGS: &[(&str, &str)] = &[
@@ -81,7 +81,8 @@ pub fn settle() {
 
 /// Brings up `lo`: servers talk to themselves by 127.0.0.1.
 pub fn loopback_up() -> io::Result<()> {
-    sys::loopback_up(UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?.as_fd())
+    // Of a family that needs no network itself.
+    sys::loopback_up(UnixDatagram::unbound()?.as_fd())
 }
 
 fn mount(kind: &'static str, target: &'static str, flags: MountFlags) -> Result<(), BootError> {

@@ -279,3 +279,156 @@ async fn outbound(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::pin::{Pin, pin};
+    use tokio::net::UnixStream;
+    use tokio::task::yield_now;
+
+    /// How often everything that could go on is let go on, until it is taken to have come to rest.
+    const TURNS: usize = 50;
+
+    /// How often it is tried what may come in one order or another.
+    const ROUNDS: usize = 20;
+
+    /// What a conversation is made of, but for the client.
+    struct Parts {
+        stream: Stream,
+        stdin: pipe::Sender,
+        stdout: pipe::Receiver,
+    }
+
+    impl Parts {
+        /// With them come the server's ends.
+        fn new(stream: UnixStream) -> (Self, pipe::Receiver, pipe::Sender) {
+            let (stdin, hears) = pipe::pipe().unwrap();
+            let (says, stdout) = pipe::pipe().unwrap();
+            (Self { stream: Stream::from_unix(stream), stdin, stdout }, hears, says)
+        }
+
+        /// Closes everything at its end.
+        async fn pump(self, parking: &Parking) -> End {
+            let (mut input, mut output) = tokio::io::split(self.stream);
+            let (mut stdin, mut stdout) = (Some(self.stdin), self.stdout);
+            pump(&mut input, &mut output, &mut stdin, &mut stdout, parking).await
+        }
+    }
+
+    async fn within_a_minute<T>(what: impl Future<Output = T>) -> T {
+        timeout(Duration::from_secs(60), what).await.expect("still waiting after a minute")
+    }
+
+    /// Waits until what is pumped rests.
+    async fn at_rest(mut pumped: Pin<&mut impl Future<Output = End>>) {
+        for _ in 0..TURNS {
+            tokio::select! {
+                biased;
+                end = &mut pumped => panic!("it ended: {end:?}"),
+                () = yield_now() => {}
+            }
+        }
+    }
+
+    /// Something for the client to read first, as much as there is room for.
+    async fn fill(stream: &UnixStream) -> usize {
+        stream.writable().await.unwrap();
+        let chunk = vec![0; BUFFER_BYTES];
+        let mut filled = 0;
+        while let Ok(written) = stream.try_write(&chunk) {
+            filled += written;
+        }
+        filled
+    }
+
+    #[tokio::test]
+    async fn while_one_direction_cannot_be_parked_the_other_goes_on() {
+        let (mut client, stream) = UnixStream::pair().unwrap();
+        let filled = fill(&stream).await;
+        let (parts, mut hears, mut says) = Parts::new(stream);
+        let parking = Parking::default();
+        let mut pumped = pin!(parts.pump(&parking));
+        says.write_all(b"said").await.unwrap();
+        at_rest(pumped.as_mut()).await;
+
+        let wish = Wish::new(&parking.wanted);
+        at_rest(pumped.as_mut()).await;
+        client.write_all(b"asked").await.unwrap();
+        let mut heard = [0; 5];
+        let hear = within_a_minute(hears.read_exact(&mut heard));
+        tokio::select! {
+            end = &mut pumped => panic!("it ended: {end:?}"),
+            read = hear => assert_eq!(read.unwrap(), 5),
+        }
+        assert_eq!(&heard, b"asked");
+
+        // A wish that is given up leaves no trace; the next one is granted once there is room.
+        drop(wish);
+        at_rest(pumped.as_mut()).await;
+        let _wish = Wish::new(&parking.wanted);
+        let mut read = Vec::new();
+        let (end, _) = within_a_minute(async { tokio::join!(pumped, client.read_to_end(&mut read)) }).await;
+        assert_eq!(end, End::Parked);
+        assert_eq!((read.len(), &read[filled..]), (filled + 4, &b"said"[..]));
+    }
+
+    #[tokio::test]
+    async fn what_the_client_said_before_the_wish_reaches_the_server_before_it_is_granted() {
+        for _ in 0..ROUNDS {
+            let (mut client, stream) = UnixStream::pair().unwrap();
+            let (parts, mut hears, _says) = Parts::new(stream);
+            let parking = Parking::default();
+            let mut pumped = pin!(parts.pump(&parking));
+            at_rest(pumped.as_mut()).await;
+            client.write_all(b"asked").await.unwrap();
+            // It is there to be read, and was not yet.
+            for _ in 0..TURNS {
+                yield_now().await;
+            }
+            let _wish = Wish::new(&parking.wanted);
+            assert_eq!(within_a_minute(pumped).await, End::Parked);
+            let mut heard = Vec::new();
+            within_a_minute(hears.read_to_end(&mut heard)).await.unwrap();
+            assert_eq!(heard, b"asked");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_conversation_whose_client_says_no_more_is_answered_and_not_parked() {
+        let (mut client, stream) = UnixStream::pair().unwrap();
+        let (parts, mut hears, mut says) = Parts::new(stream);
+        let parking = Parking::default();
+        let mut pumped = pin!(parts.pump(&parking));
+        client.shutdown().await.unwrap();
+        let ended = within_a_minute(async { hears.read(&mut [0]).await.unwrap() });
+        tokio::select! {
+            end = &mut pumped => panic!("it ended: {end:?}"),
+            read = ended => assert_eq!(read, 0),
+        }
+        let _wish = Wish::new(&parking.wanted);
+        at_rest(pumped.as_mut()).await;
+        says.write_all(b"answer").await.unwrap();
+        drop(says);
+        assert_eq!(within_a_minute(pumped).await, End::Delivered);
+        let mut answer = String::new();
+        within_a_minute(client.read_to_string(&mut answer)).await.unwrap();
+        assert_eq!(answer, "answer");
+    }
+
+    #[tokio::test]
+    async fn a_conversation_whose_server_takes_no_more_is_not_parked() {
+        let (mut client, stream) = UnixStream::pair().unwrap();
+        let (parts, hears, says) = Parts::new(stream);
+        let parking = Parking::default();
+        let mut pumped = pin!(parts.pump(&parking));
+        drop(hears);
+        at_rest(pumped.as_mut()).await;
+        client.write_all(b"asked").await.unwrap();
+        at_rest(pumped.as_mut()).await;
+        let _wish = Wish::new(&parking.wanted);
+        at_rest(pumped.as_mut()).await;
+        drop(says);
+        assert_eq!(within_a_minute(pumped).await, End::Delivered);
+    }
+}

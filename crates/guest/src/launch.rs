@@ -1,7 +1,6 @@
 //! How programs are started in this machine: the configuration, turned into what a start needs.
 
 use crate::failure;
-use crate::filter::Filter;
 use crate::group::Groups;
 use crate::reaper::Reaper;
 use crate::spawn::{Child, SpawnError, spawn};
@@ -19,7 +18,6 @@ pub struct Launch {
     cwd: CString,
     limits: Limits,
     root: Option<CString>,
-    filter: Arc<Filter>,
     /// How the server is reached.
     pub transport: Transport,
 }
@@ -27,7 +25,7 @@ pub struct Launch {
 impl Launch {
     /// The server of a configuration; `root` is the machine's root as the agent sees it, if it is not the
     /// agent's own.
-    pub fn new(config: &Configure, root: Option<CString>, filter: Arc<Filter>) -> Result<Self, Failure> {
+    pub fn new(config: &Configure, root: Option<CString>) -> Result<Self, Failure> {
         check(&config.command, &config.env)?;
         Ok(Self {
             command: config.command.clone(),
@@ -35,7 +33,6 @@ impl Launch {
             cwd: folder(&config.cwd)?,
             limits: config.limits,
             root,
-            filter,
             transport: config.transport,
         })
     }
@@ -57,7 +54,6 @@ impl Launch {
             identity: Identity::of_this_process(),
             limits: self.limits,
             cwd: self.cwd.clone(),
-            filter: self.filter.clone(),
         };
         spawn(&self.command, &self.env, wall, groups, reaper)
     }

@@ -39,7 +39,7 @@ fn run(kernel: Kernel, link: Link) -> Result<(), Box<dyn Error>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let children = Reaper::signal()?;
-        let agent = Arc::new(Agent::new(kernel)?);
+        let agent = Arc::new(Agent::new(kernel));
         let reaper = agent.reaper();
         tokio::spawn(async move { reaper.run(children).await });
         Ok(serve::run(agent, kernel, link).await?)

@@ -15,8 +15,6 @@ pub const ORDER: &str = "/modules/order";
 pub const BOOT: &str = "boot";
 /// The tag of modules for AF_VSOCK.
 pub const VSOCK: &str = "lazy:vsock";
-/// The tag of modules for giving memory back to the host.
-pub const BALLOON: &str = "lazy:balloon";
 /// The tag of modules for a writable overlay: overlayfs and ext4.
 pub const OVERLAY: &str = "lazy:overlay";
 

@@ -116,7 +116,8 @@ pub async fn find() -> io::Result<PathBuf> {
     }
 }
 
-fn look() -> io::Result<Option<PathBuf>> {
+/// Where its device is, if it is there already.
+pub fn look() -> io::Result<Option<PathBuf>> {
     let folder = match fs::read_dir(PORTS) {
         // The driver is not loaded.
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -171,8 +172,6 @@ impl Uevents {
 pub mod virtio {
     /// A console, of which ports are a feature.
     pub const CONSOLE: u32 = 3;
-    /// A memory balloon.
-    pub const BALLOON: u32 = 5;
     /// A socket device.
     pub const SOCKET: u32 = 19;
 

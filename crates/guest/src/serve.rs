@@ -70,8 +70,12 @@ pub async fn serve(agent: Arc<Agent>, link: Link) -> LinkError {
 /// What a link that is served returns.
 enum Never {}
 
-/// Every link that the machine's devices make; the loss of one leaves the others.
+/// The links that the machine's devices make; the loss of one leaves the others.
 async fn devices(agent: Arc<Agent>) -> Result<Never, LinkError> {
+    // Most machines have this one and no other, and going through all devices takes 7 ms in emulation.
+    if let Some(path) = port::look().map_err(LinkError::Find)? {
+        return serial(&path, agent).await;
+    }
     let mut links = JoinSet::new();
     for kind in virtio::devices() {
         let agent = agent.clone();
@@ -86,7 +90,6 @@ async fn devices(agent: Arc<Agent>) -> Result<Never, LinkError> {
                     serial(&path, agent).await
                 });
             }
-            virtio::BALLOON => modules::load(modules::BALLOON),
             _ => {}
         }
     }

@@ -10,7 +10,7 @@
 //! | root, capabilities, set-uid programs | own user, empty sets, no-new-privileges |
 //! | attack surface of the kernel | system call filter |
 
-use crate::filter::Filter;
+use crate::filter;
 use crate::sys;
 use casemate_proto::control::Limits;
 use rustix::process::{DumpableBehavior, Resource, Rlimit, Signal};
@@ -19,7 +19,6 @@ use rustix::{fs::Gid, fs::Uid, io::Errno};
 use std::ffi::CString;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 
 /// User and group of servers in a machine whose agent is root.
 pub const SERVER_ID: u32 = 1000;
@@ -56,8 +55,6 @@ pub struct Wall {
     pub limits: Limits,
     /// The folder it starts in.
     pub cwd: CString,
-    /// The system call filter.
-    pub filter: Arc<Filter>,
 }
 
 /// The steps; each is named in the error when it fails.
@@ -144,7 +141,7 @@ impl Wall {
                 rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
                 Ok(())
             }
-            Step::Filter => self.filter.install(),
+            Step::Filter => filter::install(),
         }
     }
 

@@ -4,7 +4,7 @@
 //! .deb or files ──> bzImage ──> vmlinux (checked: ELF, x86-64, PVH entry)  ──> kernels/<id>/vmlinux
 //!              └──> *.ko ──> what a machine needs, in order of loading     ──> kernels/<id>/modules/
 //! linux-source ──confined make──> vmlinux with everything in it
-//! agent + modules ──> initramfs                       ──> kernels/<id>/initramfs-<agent>.cpio.lz4
+//! agent + modules ──> initramfs                       ──> kernels/<id>/initramfs-<agent>.cpio
 //! ```
 //!
 //! A kernel's id contains the digest of its contents; a stored kernel never changes. All functions may be

@@ -7,7 +7,7 @@ use crate::{
     record::{Record, State},
     registry::{ClaimError, Registry},
     sock,
-    spec::{Origin, Spec},
+    spec::{Level, Origin, Spec},
     supervise::{self, Answer, Asked, FailureKind, Request},
     supervisor, sys,
     template::{self, Step, Templates},
@@ -115,7 +115,8 @@ pub async fn launch_from_template(
     launch_from(home, spec, origin, progress).await
 }
 
-/// Starts a machine from a template that was obtained for its server.
+/// Starts a machine from a template that was obtained for its server. Where that fails it starts cold, unless
+/// a template of the agent alone came up: what fails then is the server.
 pub async fn launch_from(
     home: &Home,
     spec: &Spec,
@@ -123,25 +124,41 @@ pub async fn launch_from(
     mut progress: impl FnMut(Step),
 ) -> Result<Leased, LaunchError> {
     let spec = Spec { origin, ..spec.clone() };
-    let failed = match launch(home, &spec, |state| progress(Step::Phase(state))).await {
+    let mut booted = false;
+    let launched = launch(home, &spec, |state| {
+        booted |= state == State::Booted;
+        progress(Step::Phase(state));
+    });
+    let failure = match launched.await {
         // One that was told to end is not to come back.
-        Err(LaunchError::Failed { state: State::Failed, reason, .. })
-            if matches!(spec.origin, Origin::Template { .. }) =>
-        {
-            reason
-        }
+        Err(failure @ LaunchError::Failed { state: State::Failed, .. }) => failure,
         launched => return launched,
     };
-    let Origin::Template { key, .. } = &spec.origin else { return Err(LaunchError::Purpose) };
+    let Origin::Template { key, level, .. } = &spec.origin else { return Err(failure) };
+    if booted && *level == Level::Agent {
+        return Err(failure);
+    }
+    if !booted {
+        discard(home, key);
+    }
+    let reason = format!("template {key} could not be restored: {failure}");
+    let cold = Spec { origin: Origin::Cold { reason }, ..spec.clone() };
+    let launched = launch(home, &cold, |state| progress(Step::Phase(state))).await;
+    // A server that fails as well without its template is itself to blame.
+    if booted && launched.is_ok() {
+        discard(home, key);
+    }
+    launched
+}
+
+/// Removes a template of no use. One that cannot be removed fails the next machine in the same way, which then
+/// starts cold too.
+fn discard(home: &Home, key: &str) {
     if let Ok(templates) = Templates::open(home)
         && let Ok(Some(_lock)) = templates.try_lock(key)
     {
-        // One that cannot be removed fails the next machine in the same way, which then starts cold too.
         let _ = templates.discard(key);
     }
-    let reason = format!("template {key} could not be restored: {failed}");
-    let spec = Spec { origin: Origin::Cold { reason }, ..spec };
-    launch(home, &spec, |state| progress(Step::Phase(state))).await
 }
 
 /// Makes a machine that becomes a template.

@@ -7,7 +7,7 @@ use crate::{
     backend::{BackendError, qemu},
     cgroup::{Group, Limits},
     client::{LaunchError, launch},
-    home::{Home, HomeError, write_atomically},
+    home::{Home, HomeError, boot_id, write_atomically},
     spec::{Accelerator, BackendKind, Isolation, Resources, Spec},
     supervisor::chain,
 };
@@ -282,9 +282,9 @@ fn verdict_path(home: &Home) -> Result<PathBuf, HomeError> {
 
 /// What a verdict is true of.
 fn key(kernel: &GuestKernel) -> String {
-    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let boot = boot_id().unwrap_or_default();
     let program = qemu::probe::find().ok().and_then(|path| modified(&path)).unwrap_or_default();
-    format!("{} {} {program}", boot.trim(), kernel.id)
+    format!("{boot} {} {program}", kernel.id)
 }
 
 /// When a program was installed, in place of its version: that would take as long as starting it.

@@ -175,6 +175,11 @@ pub(crate) fn create_private_dir(path: &Path) -> Result<(), HomeError> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(HomeError::io("create", path))
 }
 
+/// Names one boot of the host.
+pub(crate) fn boot_id() -> Option<String> {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").ok().map(|id| id.trim().to_owned())
+}
+
 /// Replaces a file in one step: a reader sees the old content or the new, whoever is killed.
 ///
 /// Not waited for is the disk: what is written here is worth nothing after the host went down.

@@ -87,6 +87,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::kernel::lz4::tests::compress;
 
     fn image(payload: &[u8]) -> Vec<u8> {
         let mut image = vec![0; 3 * SECTOR + 16];
@@ -113,7 +114,7 @@ mod tests {
         let mut xz = liblzma::write::XzEncoder::new(Vec::new(), 0);
         xz.write_all(&kernel).unwrap();
         let payloads = [
-            with_size(lz4::compress(&kernel), size),
+            with_size(compress(&kernel), size),
             with_size(zstd::encode_all(&kernel[..], 1).unwrap(), size),
             with_size(xz.finish().unwrap(), size),
             gzip.finish().unwrap(),
@@ -121,15 +122,15 @@ mod tests {
         for payload in &payloads {
             assert_eq!(vmlinux(&image(payload)).unwrap(), kernel);
         }
-        let wrong = with_size(lz4::compress(&kernel), size + 1);
+        let wrong = with_size(compress(&kernel), size + 1);
         assert!(matches!(vmlinux(&image(&wrong)), Err(ImageError::Malformed { .. })));
-        let huge = with_size(lz4::compress(&kernel), u32::MAX);
+        let huge = with_size(compress(&kernel), u32::MAX);
         assert!(matches!(vmlinux(&image(&huge)), Err(ImageError::TooLarge { .. })));
     }
 
     #[test]
     fn what_is_cut_off_or_unknown_is_refused() {
-        let whole = image(&with_size(lz4::compress(b"kernel"), 6));
+        let whole = image(&with_size(compress(b"kernel"), 6));
         for length in 0..whole.len() {
             assert!(vmlinux(&whole[..length]).is_err(), "{length}");
         }

@@ -1,4 +1,4 @@
-//! LZ4's legacy frames, the only ones that the Linux kernel reads and writes.
+//! LZ4's legacy frames, the only ones that the Linux kernel reads.
 //!
 //! A magic number, then blocks of 8 MiB (the last one shorter), each compressed and preceded by its
 //! compressed length. Frames follow one another; there is no end mark and no checksum.
@@ -11,18 +11,6 @@ pub(super) const MAGIC: [u8; 4] = [0x02, 0x21, 0x4c, 0x18];
 const BLOCK: usize = 8 << 20;
 /// The compressed length of a block of bytes that do not compress.
 const LONGEST_BLOCK: usize = BLOCK + BLOCK / 255 + 16;
-
-/// Compresses `bytes` into one frame.
-pub(super) fn compress(bytes: &[u8]) -> Vec<u8> {
-    let mut frame = MAGIC.to_vec();
-    for chunk in bytes.chunks(BLOCK) {
-        let packed = block::compress(chunk);
-        // A block never exceeds LONGEST_BLOCK, far below 4 GiB.
-        frame.extend_from_slice(&(packed.len() as u32).to_le_bytes());
-        frame.extend_from_slice(&packed);
-    }
-    frame
-}
 
 /// Decompresses frames, to at most `limit` bytes.
 pub(super) fn decompress(mut frames: &[u8], limit: usize) -> Result<Vec<u8>, ImageError> {
@@ -37,7 +25,7 @@ pub(super) fn decompress(mut frames: &[u8], limit: usize) -> Result<Vec<u8>, Ima
         }
         let length = u32::from_le_bytes(*length) as usize;
         if length == 0 && frames.iter().all(|&byte| byte == 0) {
-            // Padding, as behind an initramfs.
+            // Padding.
             return Ok(out);
         }
         if length > LONGEST_BLOCK {
@@ -56,10 +44,21 @@ pub(super) fn decompress(mut frames: &[u8], limit: usize) -> Result<Vec<u8>, Ima
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    /// Compresses `bytes` into one frame.
+    pub fn compress(bytes: &[u8]) -> Vec<u8> {
+        let mut frame = MAGIC.to_vec();
+        for chunk in bytes.chunks(BLOCK) {
+            let packed = block::compress(chunk);
+            frame.extend_from_slice(&(packed.len() as u32).to_le_bytes());
+            frame.extend_from_slice(&packed);
+        }
+        frame
+    }
 
     #[test]
     fn several_blocks_and_frames_are_read_back() {

@@ -10,8 +10,8 @@ use super::modinfo::{ModInfo, module_name};
 use super::strip::without_debug;
 use crate::archive::{Compression, decoder};
 
-/// Without these no machine starts: its devices, its link, its root file system, its randomness.
-const BOOT: &[&str] = &["virtio_mmio", "virtio_blk", "virtio_console", "virtio_rng", "erofs"];
+/// Without these no machine starts: its devices, its link, its root file system.
+const BOOT: &[&str] = &["virtio_mmio", "virtio_blk", "virtio_console", "erofs"];
 /// What the agent loads when it is asked for it.
 const LAZY: &[(&str, &[&str])] = &[
     ("vsock", &["vsock", "vmw_vsock_virtio_transport"]),

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::modules::{Module, Selection};
-use super::{Kernel, KernelError, Record, Source, initramfs, lz4};
+use super::{Kernel, KernelError, Record, Source, initramfs};
 use crate::partial::{self, Partial, PartialDir};
 use crate::progress::Progress;
 use crate::registry::digest::Hasher;
@@ -153,7 +153,7 @@ impl Store {
             let build = || -> io::Result<()> {
                 let (modules, order) = read_modules(&folder.join(MODULES))?;
                 let archive = initramfs::build(agent, &modules, &order);
-                write_file(&kernel.initramfs, &initramfs::pad(lz4::compress(&archive)), BOOTED)?;
+                write_file(&kernel.initramfs, &initramfs::pad(archive), BOOTED)?;
                 remove_others(&folder, &kernel.initramfs)
             };
             build().map_err(|source| KernelError::Store { path: folder.clone(), source })?;
@@ -182,7 +182,7 @@ fn describe(folder: &Path, record: &Record, agent: &[u8]) -> Kernel {
         id: record.id.clone(),
         dir: folder.to_owned(),
         vmlinux: folder.join(VMLINUX),
-        initramfs: folder.join(format!("initramfs-{}.cpio.lz4", &digest[..16])),
+        initramfs: folder.join(format!("initramfs-{}.cpio", &digest[..16])),
         version: record.version.clone(),
         source: record.source.clone(),
     }

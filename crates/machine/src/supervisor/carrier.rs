@@ -7,7 +7,7 @@
 //! ```
 
 use casemate_link::Stream;
-use std::{cell::RefCell, io};
+use std::{cell::Cell, future::pending, io};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf, duplex, split},
     sync::{mpsc, watch},
@@ -25,8 +25,10 @@ pub(super) struct Carrier {
     streams: mpsc::Sender<Stream>,
     /// While it is set, nothing goes to the machine, and the end of what comes from it is no end.
     held: watch::Sender<bool>,
-    /// How many streams have come to their end while held.
-    parked: RefCell<watch::Receiver<u64>>,
+    /// How many streams there were.
+    begun: Cell<u64>,
+    /// How many of them have come to their end, and the conversation has not.
+    parked: watch::Receiver<u64>,
 }
 
 impl Carrier {
@@ -38,20 +40,20 @@ impl Carrier {
         let (held, holding) = watch::channel(false);
         let (set_parked, parked) = watch::channel(0);
         tokio::task::spawn_local(carry(stream, far, offered, holding, set_parked));
-        (Self { streams, held, parked: RefCell::new(parked) }, near)
+        (Self { streams, held, begun: Cell::new(1), parked }, near)
     }
 
     /// Keeps back what the client says from now on. To be followed by the agent's `park`, then by
     /// [`Carrier::parked`]; or undone by [`Carrier::release`].
     pub(super) fn hold(&self) {
-        self.parked.borrow_mut().mark_unchanged();
         self.held.send_replace(true);
     }
 
     /// Waits until everything that the machine had said has come. Fails where the conversation is over.
     pub(super) async fn parked(&self) -> bool {
-        let mut parked = self.parked.borrow().clone();
-        parked.changed().await.is_ok()
+        let begun = self.begun.get();
+        // Also those before, where the client reads late.
+        self.parked.clone().wait_for(|&parked| parked == begun).await.is_ok()
     }
 
     /// Goes on with the stream that there is.
@@ -63,6 +65,7 @@ impl Carrier {
     /// that the last stream has not been taken.
     pub(super) fn go_on(&self, stream: Stream) -> bool {
         let taken = self.streams.try_send(stream).is_ok();
+        self.begun.set(self.begun.get() + u64::from(taken));
         self.release();
         taken
     }
@@ -92,8 +95,9 @@ async fn carry(
         let left = {
             let downward = downward(&mut from_server, &mut to_client, &mut held, &streams);
             tokio::pin!(downward);
+            let input = (&mut from_client, &mut waiting);
             tokio::select! {
-                said = upward(&mut from_client, &mut to_server, &mut waiting, &mut holding) => match said {
+                said = upward(input, &mut to_server, &mut holding, &streams) => match said {
                     // The client says no more; the server may still answer.
                     Ok(()) => {
                         let _ = to_server.shutdown().await;
@@ -119,16 +123,20 @@ async fn carry(
 
 /// Client to machine. May be cancelled: what was read is in `waiting` until a stream took it.
 async fn upward(
-    client: &mut ReadHalf<DuplexStream>,
+    (client, waiting): (&mut ReadHalf<DuplexStream>, &mut Vec<u8>),
     machine: &mut WriteHalf<Stream>,
-    waiting: &mut Vec<u8>,
     held: &mut watch::Receiver<bool>,
+    streams: &mpsc::Receiver<Stream>,
 ) -> io::Result<()> {
     let mut chunk = vec![0; CHUNK_BYTES];
     loop {
         // Fails where nobody can hold it any more.
         if held.wait_for(|&held| !held).await.is_err() {
             return Ok(());
+        }
+        // What the client says is for the next stream, once it has read all of this one.
+        if !streams.is_empty() {
+            return pending().await;
         }
         // Looked at first, each time: what goes out after the machine was held would be lost with its stream.
         if waiting.is_empty() {
@@ -177,47 +185,4 @@ async fn downward(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use tokio::net::UnixStream;
-
-    fn run(test: impl Future<Output = ()>) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let bounded = async { tokio::time::timeout(std::time::Duration::from_secs(60), test).await };
-        tokio::task::LocalSet::new().block_on(&runtime, bounded).expect("still waiting after a minute");
-    }
-
-    #[test]
-    fn what_is_said_while_nobody_is_there_arrives_later_and_nothing_is_lost() {
-        run(async {
-            let (machine, ours) = UnixStream::pair().unwrap();
-            let (carrier, mut client) = Carrier::begin(Stream::from_unix(ours));
-            let (mut from_client, mut to_client) = split(machine);
-            client.write_all(b"one").await.unwrap();
-            let mut heard = [0; 3];
-            from_client.read_exact(&mut heard).await.unwrap();
-            assert_eq!(&heard, b"one");
-
-            carrier.hold();
-            client.write_all(b"two").await.unwrap();
-            to_client.write_all(b"last").await.unwrap();
-            to_client.shutdown().await.unwrap();
-            assert!(carrier.parked().await);
-            let mut heard = [0; 4];
-            client.read_exact(&mut heard).await.unwrap();
-            assert_eq!(&heard, b"last");
-
-            let (machine, ours) = UnixStream::pair().unwrap();
-            assert!(carrier.go_on(Stream::from_unix(ours)));
-            let (mut from_client, mut to_client) = split(machine);
-            let mut heard = [0; 3];
-            from_client.read_exact(&mut heard).await.unwrap();
-            assert_eq!(&heard, b"two");
-            to_client.write_all(b"end").await.unwrap();
-            to_client.shutdown().await.unwrap();
-            let mut rest = Vec::new();
-            client.read_to_end(&mut rest).await.unwrap();
-            assert_eq!(rest, b"end");
-        });
-    }
-}
+mod tests;

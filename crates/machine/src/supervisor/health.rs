@@ -87,3 +87,168 @@ async fn ask(shared: &Rc<Shared>, patience: Duration) -> Sign {
         Ok(()) => Sign::Well,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::played::{Played, asked, reply, within_a_minute},
+        *,
+    };
+    use casemate_mcp::{Conversation, Options};
+    use casemate_proto::{
+        control::{Reply, ServerState},
+        port,
+    };
+    use serde_json::{Value, json};
+    use tokio::{
+        io::{AsyncBufReadExt, AsyncWriteExt, BufReader, DuplexStream, duplex, split},
+        net::UnixListener,
+        select,
+    };
+
+    /// Longer than a busy host takes for a sign of life.
+    const INTERVAL_MS: u64 = 1000;
+
+    fn played() -> Played {
+        let mut played = Played::new();
+        played.spec.health_ms = INTERVAL_MS;
+        played
+    }
+
+    fn mark(played: &Played) -> Option<String> {
+        played.shared.recorder.get().reason
+    }
+
+    /// Watches a machine meanwhile, which is not given up.
+    async fn watched(played: &Played, agent: impl Future<Output = ()>) {
+        select! {
+            ending = watch(&played.spec, &played.shared) => panic!("it was given up: {ending}"),
+            () = agent => {}
+        }
+    }
+
+    async fn is_well(control: &UnixListener) {
+        let (mut stream, ping) = asked(control).await;
+        assert!(matches!(ping.request, Request::Ping));
+        let pong = Pong { uptime_ms: 1, server: ServerState::Idle };
+        reply(&mut stream, &Reply::done(ping.id, &pong)).await;
+    }
+
+    async fn is_silent(control: &UnixListener) {
+        drop(asked(control).await);
+    }
+
+    /// It is asked when another life has begun.
+    async fn is_elsewhere(control: &UnixListener, played: &Played, epoch: &str) {
+        let ping = asked(control).await;
+        *played.shared.link.borrow_mut() = Some(played.link(epoch));
+        drop(ping);
+    }
+
+    #[test]
+    fn a_mark_is_cleared_once_the_machine_answers_again() {
+        within_a_minute(async {
+            let played = played();
+            let control = played.listen(port::CONTROL);
+            watched(&played, async {
+                is_silent(&control).await;
+                is_well(&control).await;
+                assert_eq!(mark(&played).unwrap(), "agent has not answered a ping for 1 s");
+                // What was said last has been noted when the next is asked.
+                is_well(&control).await;
+                assert_eq!(mark(&played), None);
+                is_silent(&control).await;
+                is_well(&control).await;
+                assert!(mark(&played).is_some());
+            })
+            .await;
+            assert!(played.log().contains("answers again"));
+        });
+    }
+
+    #[test]
+    fn a_mark_is_cleared_after_a_suspension_too_and_silences_before_it_do_not_count() {
+        within_a_minute(async {
+            let played = played();
+            let control = played.listen(port::CONTROL);
+            watched(&played, async {
+                is_silent(&control).await;
+                is_elsewhere(&control, &played, "two").await;
+                is_silent(&control).await;
+                is_elsewhere(&control, &played, "three").await;
+                is_well(&control).await;
+                assert!(mark(&played).is_some());
+                is_well(&control).await;
+                assert_eq!(mark(&played), None);
+            })
+            .await;
+        });
+    }
+
+    #[test]
+    fn what_is_written_down_of_a_machine_that_was_never_silent_stays() {
+        within_a_minute(async {
+            let played = played();
+            let control = played.listen(port::CONTROL);
+            let told = Some("was started anew after: it failed".to_owned());
+            played.shared.recorder.update(|record| record.reason = told.clone());
+            watched(&played, async {
+                is_well(&control).await;
+                is_well(&control).await;
+            })
+            .await;
+            assert_eq!(mark(&played), told);
+        });
+    }
+
+    #[test]
+    fn an_agent_that_is_silent_twice_is_given_up() {
+        within_a_minute(async {
+            let played = played();
+            let control = played.listen(port::CONTROL);
+            let silences = async {
+                is_silent(&control).await;
+                is_silent(&control).await;
+            };
+            let (ending, ()) = tokio::join!(watch(&played.spec, &played.shared), silences);
+            assert!(matches!(ending, Ending::Hung { what: AGENT, .. }));
+        });
+    }
+
+    /// A conversation with a server that answers nothing more.
+    async fn silent_server() -> (Conversation, BufReader<DuplexStream>) {
+        let (ours, server) = duplex(64 << 10);
+        let mut server = BufReader::new(server);
+        let (reader, writer) = split(ours);
+        let opened = Conversation::open(reader, writer, Options::new("test", "1"));
+        let negotiated = async {
+            let mut line = String::new();
+            server.read_line(&mut line).await.unwrap();
+            let asked: Value = serde_json::from_str(&line).unwrap();
+            let result = json!({ "protocolVersion": "2025-06-18", "capabilities": {} });
+            let answer = json!({ "jsonrpc": "2.0", "id": asked["id"], "result": result });
+            server.write_all(format!("{answer}\n").as_bytes()).await.unwrap();
+            server
+        };
+        let (opened, server) = tokio::join!(opened, negotiated);
+        (opened.unwrap(), server)
+    }
+
+    #[test]
+    fn a_silent_server_and_then_a_silent_agent_are_no_agent_that_was_silent_twice() {
+        within_a_minute(async {
+            let played = played();
+            let control = played.listen(port::CONTROL);
+            let (conversation, _server) = silent_server().await;
+            *played.shared.conversation.borrow_mut() = Some(conversation);
+            watched(&played, async {
+                is_well(&control).await;
+                is_silent(&control).await;
+                drop(played.shared.conversation.take());
+                is_well(&control).await;
+                assert_eq!(mark(&played).unwrap(), "agent has not answered a ping for 1 s");
+            })
+            .await;
+        });
+    }
+}

@@ -19,6 +19,8 @@ mod health;
 mod ledger;
 mod owner;
 mod phases;
+#[cfg(test)]
+mod played;
 mod serve;
 mod shared;
 mod sleep;
@@ -148,18 +150,10 @@ async fn live(mut spec: Spec, recorder: &Rc<Recorder>, owner: &mut Owner, log: &
             let text = format!("{} times in a row it failed and was started anew", RESTARTS);
             return Ending::GaveUp { text, last: Box::new(ending) };
         }
-        // What it was when it was suspended is of no use any more.
-        let _ = std::fs::remove_file(recorder.home.machine(&record.id).join(sleep::FILE));
         let pause = FIRST_PAUSE * 2u32.saturating_pow(in_a_row - 1);
         let reason = format!("started anew in {} s: {ending}", pause.as_secs());
         log.write(format!("{} {reason}\n", Timestamp::now()).as_bytes());
-        recorder.update(|record| {
-            record.state = State::Planned;
-            record.pid = None;
-            record.suspend_bytes = None;
-            record.restarts += 1;
-            record.reason = Some(reason);
-        });
+        plan_anew(recorder, reason);
         tokio::select! {
             ending = owner.interrupted() => return ending,
             () = tokio::time::sleep(pause) => {}
@@ -176,5 +170,66 @@ async fn live(mut spec: Spec, recorder: &Rc<Recorder>, owner: &mut Owner, log: &
             spec.origin = Origin::Cold { reason };
         }
         recorder.update(|record| record.reason = Some(format!("was started anew after: {ending}")));
+    }
+}
+
+/// Makes a machine that failed one that is planned.
+fn plan_anew(recorder: &Recorder, reason: String) {
+    // What it was when it was suspended is of no use any more.
+    let _ = std::fs::remove_file(recorder.home.machine(&recorder.get().id).join(sleep::FILE));
+    recorder.update(|record| {
+        record.state = State::Planned;
+        record.pid = None;
+        record.suspend_bytes = None;
+        record.restarts += 1;
+        record.reason = Some(reason);
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        played::{Played, within_a_minute},
+        *,
+    };
+    use crate::{record::Record, spec::BackendKind};
+
+    /// A machine that is written down as suspended.
+    fn suspended() -> Played {
+        let played = Played::new();
+        std::fs::write(played.hosting().dir.join(sleep::FILE), "pages").unwrap();
+        played.shared.recorder.update(|record| {
+            record.state = State::Suspended;
+            record.suspend_bytes = Some(5);
+        });
+        played
+    }
+
+    #[test]
+    fn a_machine_that_is_started_anew_keeps_nothing_of_what_it_was_when_it_slept() {
+        let played = suspended();
+        let dir = played.hosting().dir;
+        plan_anew(&played.shared.recorder, "it failed".to_owned());
+        assert!(!dir.join(sleep::FILE).exists());
+        let written = Record::load_from(&dir).unwrap();
+        assert_eq!((written.state, written.suspend_bytes, written.restarts), (State::Planned, None, 1));
+    }
+
+    #[test]
+    fn a_machine_that_is_over_is_not_written_down_as_one_that_takes_room() {
+        within_a_minute(async {
+            let played = suspended();
+            let recorder = &played.shared.recorder;
+            // No machine can be made of this.
+            let spec = Spec { backend: BackendKind::Docker, ..played.spec.clone() };
+            let (leash, command) = UnixStream::pair().unwrap();
+            let home = recorder.home.path().to_owned();
+            let order = Order { home, spec, record: recorder.get() };
+            let mut command = Jsonl::new(command, MESSAGE_BYTES);
+            command.send(&order).await.unwrap();
+            run(Jsonl::new(leash, MESSAGE_BYTES)).await.unwrap();
+            let written = Record::load_from(&played.hosting().dir).unwrap();
+            assert_eq!((written.state, written.suspend_bytes), (State::Failed, None));
+        });
     }
 }

@@ -432,3 +432,50 @@ fn random_hex<const N: usize>() -> Result<String, Ending> {
     drawn.map_err(|errno| Ending::Unrecorded(errno.into()))?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::played::{Played, asked, at_rest, within_a_minute},
+        *,
+    };
+    use casemate_proto::port;
+
+    #[test]
+    fn a_server_is_followed_later_in_the_life_in_which_it_began() {
+        within_a_minute(async {
+            let played = Played::new();
+            let control = played.listen(port::CONTROL);
+            follow_later(&played.shared);
+            let (_, watch) = asked(&control).await;
+            assert!(matches!(watch.request, Request::Watch));
+        });
+    }
+
+    #[test]
+    fn a_machine_that_sleeps_is_not_woken_to_be_followed_nor_followed_twice_after_it_woke() {
+        within_a_minute(async {
+            let mut played = Played::new();
+            let control = played.listen(port::CONTROL);
+            follow_later(&played.shared);
+            played.shared.link.take();
+            // Its own pause has begun before the same one here, and so ends before.
+            at_rest().await;
+            tokio::time::sleep(FOLLOW_AFTER).await;
+            at_rest().await;
+            assert!(played.wished.try_recv().is_err(), "it was woken");
+
+            *played.shared.link.borrow_mut() = Some(played.link("two"));
+            let resumed = async {
+                while Rc::weak_count(&played.shared) > 0 {
+                    tokio::time::sleep(FOLLOW_AFTER).await;
+                }
+            };
+            tokio::select! {
+                biased;
+                _ = control.accept() => panic!("it was followed twice"),
+                () = resumed => {}
+            }
+        });
+    }
+}

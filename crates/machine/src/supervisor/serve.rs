@@ -286,8 +286,21 @@ async fn shut_down(spec: &Spec, instance: &mut dyn Instance, shared: &Shared) {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use tokio::sync::oneshot;
+    use super::{
+        super::played::{Order, Orders, Played, Vmm, asked, at_rest, reply, within_a_minute},
+        *,
+    };
+    use crate::{jsonl::Jsonl, supervise::MESSAGE_BYTES};
+    use casemate_proto::{control::Reply, port};
+    use serde_json::json;
+    use tokio::{
+        join,
+        net::{UnixListener, UnixStream},
+        sync::oneshot,
+    };
+
+    /// Long enough for what else is to be done meanwhile.
+    const IDLE_MS: u64 = 100;
 
     #[tokio::test]
     async fn a_wish_for_the_end_overtakes_and_the_others_keep_their_turn() {
@@ -301,5 +314,100 @@ mod tests {
         assert!(matches!(ending, Ending::Asked(reason) if reason == "enough"));
         assert!(matches!(next_wish(&mut wished, &mut later).await, Some(Wish::CutLink(_))));
         assert!(matches!(next_wish(&mut wished, &mut later).await, Some(Wish::Kill)));
+    }
+
+    /// Serves a machine that falls asleep; `then` is what happens once its VMM is asked for its state. With
+    /// how that ended comes what is to be kept until then.
+    async fn falling_asleep<T>(
+        then: impl AsyncFnOnce(&Shared, &mut Orders, oneshot::Sender<bool>, UnixStream) -> T,
+    ) -> Ending {
+        let mut played = Played::idle_for(Some(IDLE_MS));
+        let control = played.listen(port::CONTROL);
+        let hosting = played.hosting();
+        let listener = UnixListener::bind(hosting.dir.join("socket")).unwrap();
+        let (vmm, mut orders) = Vmm::new();
+        let (leash, command) = UnixStream::pair().unwrap();
+        let mut owner = Owner::new(Jsonl::new(leash, MESSAGE_BYTES)).unwrap();
+        let mut ready = Ready {
+            spec: &played.spec,
+            hosting,
+            machine: Machine::Awake(Box::new(vmm)),
+            shared: Rc::clone(&played.shared),
+            listener,
+            wished: std::mem::replace(&mut played.wished, mpsc::channel(1).1),
+        };
+        let agent = async {
+            let (mut stream, park) = asked(&control).await;
+            reply(&mut stream, &Reply::done(park.id, &json!({}))).await;
+            let save = orders.expect(Order::Save).await;
+            then(&played.shared, &mut orders, save, command).await
+        };
+        join!(serve(&mut ready, &mut owner), agent).0
+    }
+
+    #[test]
+    fn a_machine_that_is_falling_asleep_can_be_stopped() {
+        let ending = within_a_minute(falling_asleep(async |shared, _, save, command| {
+            shared.wishes.send(Wish::Stop { reason: "enough".to_owned() }).await.unwrap();
+            (save, command)
+        }));
+        assert!(matches!(ending, Ending::Asked(reason) if reason == "enough"));
+    }
+
+    #[test]
+    fn a_machine_that_is_falling_asleep_ends_with_its_owner() {
+        let ending = within_a_minute(falling_asleep(async |_, _, save, command| {
+            drop(command);
+            save
+        }));
+        assert!(matches!(ending, Ending::OwnerGone));
+    }
+
+    #[test]
+    fn who_asks_while_a_machine_falls_asleep_is_served_when_it_stays_awake() {
+        let ending = within_a_minute(falling_asleep(async |shared, orders, save, command| {
+            let asks = async {
+                assert!(shared.link.borrow().is_none());
+                shared.link().await.unwrap()
+            };
+            let stays_awake = async {
+                at_rest().await;
+                save.send(false).unwrap();
+                orders.expect(Order::Resume).await.send(true).unwrap();
+            };
+            let (link, ()) = join!(asks, stays_awake);
+            assert_eq!(link.epoch, "one");
+            shared.wishes.send(Wish::Kill).await.unwrap();
+            command
+        }));
+        assert!(matches!(ending, Ending::Killed));
+    }
+
+    #[test]
+    fn a_machine_counts_as_paused_from_a_pause_that_succeeded_to_a_resumption_that_did() {
+        within_a_minute(async {
+            let played = Played::new();
+            let (hosting, shared) = (played.hosting(), &played.shared);
+            let (vmm, mut orders) = Vmm::new();
+            let mut machine = Machine::Awake(Box::new(vmm));
+            let steps = [
+                (Order::Resume, true, false),
+                (Order::Pause, false, false),
+                (Order::Pause, true, true),
+                (Order::Resume, false, true),
+                (Order::Resume, true, false),
+                (Order::Resume, false, false),
+            ];
+            for (order, succeeds, paused) in steps {
+                let (done, told) = oneshot::channel();
+                let wish = if order == Order::Pause { Wish::Pause(done) } else { Wish::Resume(done) };
+                let obey = async { orders.expect(order).await.send(succeeds).unwrap() };
+                let fulfilled = fulfil(wish, &played.spec, &hosting, shared, &mut machine);
+                let (ending, ()) = join!(fulfilled, obey);
+                assert!(ending.is_none());
+                assert_eq!(told.await.unwrap().is_ok(), succeeds);
+                assert_eq!(shared.paused.get(), paused, "after {order:?}, which was to give {succeeds}");
+            }
+        });
     }
 }

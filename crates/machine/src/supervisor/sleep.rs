@@ -296,11 +296,7 @@ pub(super) async fn resume(
         recorder.update(|record| record.pid = Some(pid));
     });
     let Woken { instance, link, .. } = woken.await.map_err(|ending| Ending::Resume(ending.to_string()))?;
-    // From now on it is idle, and not since it was suspended.
-    drop(shared.in_use());
-    *shared.link.borrow_mut() = Some(link.clone());
-    phases::follow_server(shared).await?;
-    go_on_talking(shared, &link).await.map_err(|error| Ending::Resume(chain(&error)))?;
+    rejoin(shared, link).await?;
     recorder.update(|record| {
         record.state = State::Ready;
         record.reason = None;
@@ -311,6 +307,15 @@ pub(super) async fn resume(
     Ok(instance)
 }
 
+/// Joins to the agent of a VMM that was just started what was joined to it before.
+async fn rejoin(shared: &Rc<Shared>, link: Link) -> Result<(), Ending> {
+    // From now on it is idle, and not since it was suspended.
+    drop(shared.in_use());
+    *shared.link.borrow_mut() = Some(link.clone());
+    phases::follow_server(shared).await?;
+    go_on_talking(shared, &link).await.map_err(|error| Ending::Resume(chain(&error)))
+}
+
 /// Joins the conversation to the agent again.
 async fn go_on_talking(shared: &Shared, link: &Link) -> Result<(), ControlError> {
     let carrier = shared.carrier.borrow().clone();
@@ -319,5 +324,119 @@ async fn go_on_talking(shared: &Shared, link: &Link) -> Result<(), ControlError>
     match carrier.go_on(stream) {
         true => Ok(()),
         false => Err(ControlError::Resume("its client does not read".to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::played::{Order, Played, Vmm, asked, reply, within_a_minute},
+        *,
+    };
+    use casemate_proto::control::{Failure, FailureCode, Reply};
+    use serde_json::json;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        join,
+    };
+
+    const IDLE: Option<u64> = Some(60_000);
+
+    async fn falls_asleep(played: &Played, vmm: &mut Vmm) -> Result<Asleep, Restless> {
+        let hosting = played.hosting();
+        let turn = turn(&hosting).await;
+        suspend(&played.spec, &hosting, &played.shared, vmm, turn).await
+    }
+
+    #[test]
+    fn a_conversation_that_was_parked_and_cannot_be_joined_again_ends() {
+        within_a_minute(async {
+            let played = Played::idle_for(IDLE);
+            let (control, conversation) = (played.listen(port::CONTROL), played.listen(port::CONVERSATION));
+            let mut client = played.shared.converse().await.unwrap();
+            let (stream, _) = conversation.accept().await.unwrap();
+            let (mut vmm, mut orders) = Vmm::new();
+            let agent = async {
+                let (mut control, park) = asked(&control).await;
+                assert!(matches!(park.request, Request::Park));
+                drop((stream, conversation));
+                reply(&mut control, &Reply::done(park.id, &json!({}))).await;
+                orders.expect(Order::Save).await.send(false).unwrap();
+                orders.expect(Order::Resume).await.send(true).unwrap();
+            };
+            let (fell, ()) = join!(falls_asleep(&played, &mut vmm), agent);
+            assert!(matches!(fell, Err(Restless::Devices(_))));
+            assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
+            assert!(played.shared.link.borrow().is_some());
+            assert!(
+                played.log().contains("lost its conversation: cannot reach the agent"),
+                "{}",
+                played.log()
+            );
+        });
+    }
+
+    #[test]
+    fn a_conversation_that_was_not_parked_goes_on_over_the_stream_that_there_is() {
+        within_a_minute(async {
+            let played = Played::idle_for(IDLE);
+            let (control, conversation) = (played.listen(port::CONTROL), played.listen(port::CONVERSATION));
+            let mut client = played.shared.converse().await.unwrap();
+            let (mut stream, _) = conversation.accept().await.unwrap();
+            drop(conversation);
+            let (mut vmm, mut orders) = Vmm::new();
+            let agent = async {
+                let (mut control, park) = asked(&control).await;
+                let busy = Failure { code: FailureCode::State, message: "not now".to_owned() };
+                reply(&mut control, &Reply::failed(Some(park.id), busy)).await;
+                orders.expect(Order::Resume).await.send(true).unwrap();
+            };
+            let (fell, ()) = join!(falls_asleep(&played, &mut vmm), agent);
+            assert!(matches!(fell, Err(Restless::Park(_))));
+            let mut heard = [0; 5];
+            client.write_all(b"asked").await.unwrap();
+            stream.read_exact(&mut heard).await.unwrap();
+            assert_eq!(&heard, b"asked");
+            stream.write_all(b"told.").await.unwrap();
+            client.read_exact(&mut heard).await.unwrap();
+            assert_eq!(&heard, b"told.");
+        });
+    }
+
+    #[test]
+    fn a_conversation_that_cannot_go_on_is_told_of() {
+        within_a_minute(async {
+            let played = Played::idle_for(IDLE);
+            let shared = &played.shared;
+            let link = played.link("two");
+            go_on_talking(shared, &link).await.expect("there is no conversation");
+
+            let conversation = played.listen(port::CONVERSATION);
+            let _client = shared.converse().await.unwrap();
+            go_on_talking(shared, &link).await.unwrap();
+            // The stream before is still read.
+            let error = go_on_talking(shared, &link).await.unwrap_err();
+            assert!(error.to_string().contains("its client does not read"), "{error}");
+            drop(conversation);
+            let error = go_on_talking(shared, &link).await.unwrap_err();
+            assert!(matches!(error, ControlError::Connect(_)), "{error}");
+        });
+    }
+
+    #[test]
+    fn a_machine_whose_conversation_cannot_be_joined_again_is_not_resumed() {
+        within_a_minute(async {
+            let played = Played::idle_for(IDLE);
+            let (control, conversation) = (played.listen(port::CONTROL), played.listen(port::CONVERSATION));
+            let _client = played.shared.converse().await.unwrap();
+            drop(conversation);
+            played.shared.link.take();
+            let agent = async {
+                let (mut stream, watch) = asked(&control).await;
+                reply(&mut stream, &Reply::done(watch.id, &json!({}))).await;
+            };
+            let (joined, ()) = join!(rejoin(&played.shared, played.link("two")), agent);
+            assert!(matches!(joined, Err(Ending::Resume(_))), "{joined:?}");
+        });
     }
 }

@@ -22,7 +22,7 @@ mod prune;
 pub use crate::spec::Level;
 use crate::{
     backend::qemu::tsc,
-    home::{Home, HomeError, create_private_dir, open_lock, write_atomically},
+    home::{Home, HomeError, boot_id, create_private_dir, open_lock, write_atomically},
 };
 use jiff::{SignedDuration, Timestamp};
 pub use key::{Ingredients, KeyError};
@@ -281,7 +281,7 @@ impl Templates {
         let stamp = self.dir(key).join(VERIFIED);
         let boot = boot_id();
         if verify || fs::read_to_string(&stamp).ok() != boot {
-            let khz = tsc::khz();
+            let khz = tsc::khz(&self.home);
             if khz.abs_diff(contents.tsc_khz) > contents.tsc_khz / 1000 * TSC_PER_THOUSAND {
                 return Err(TemplateError::Foreign { key: key.to_owned(), by: "a host with another clock" });
             }
@@ -392,7 +392,7 @@ impl Templates {
         let mut file = create(&partial.join(STATE)).map_err(failed("write", key))?;
         io::Write::write_all(&mut file, state).map_err(failed("write", key))?;
         let state_digest = blake3::hash(state).to_hex().to_string();
-        Ok(Contents { memory_bytes, memory_digest, state_digest, tsc_khz: tsc::khz(), build_ms })
+        Ok(Contents { memory_bytes, memory_digest, state_digest, tsc_khz: tsc::khz(&self.home), build_ms })
     }
 
     /// Makes what a builder wrote a template, in one step. Its lock has to be held.
@@ -498,11 +498,6 @@ fn create(path: &Path) -> io::Result<File> {
 
 fn disk_bytes(path: &Path) -> u64 {
     fs::metadata(path).map_or(0, |meta| std::os::unix::fs::MetadataExt::blocks(&meta) * 512)
-}
-
-/// Names one boot of the host.
-fn boot_id() -> Option<String> {
-    fs::read_to_string("/proc/sys/kernel/random/boot_id").ok().map(|id| id.trim().to_owned())
 }
 
 fn failed(action: &'static str, key: &str) -> impl FnOnce(io::Error) -> TemplateError {

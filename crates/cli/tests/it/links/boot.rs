@@ -112,12 +112,11 @@ pub fn qemu(home: &Home, folder: &Path, machine: &Machine<'_>, options: &[&str])
         format!(
             "console=ttyS0 quiet reboot=t panic=-1 rdinit=/init tsc_early_khz={} lpj=4000000 no_timer_check \
          mitigations=off cryptomgr.notests noreplace-smp",
-            tsc::khz()
+            tsc::khz(&casemate_machine::Home::open(home.path()).unwrap())
         ),
     );
     let root = format!("id=root,if=none,format=raw,readonly=on,file={}", machine.rootfs.display());
     command.args(["-drive", &root, "-device", "virtio-blk-device,drive=root,serial=casemate-root"]);
-    command.args(["-object", "rng-builtin,id=entropy", "-device", "virtio-rng-device,rng=entropy"]);
     command.args(options);
     Process::start(&mut command)
 }

@@ -8,7 +8,11 @@ use crate::{
     support::{eventually, is_alive, signal},
 };
 use rustix::process::Signal;
-use std::{fs::File, os::unix::fs::FileExt, thread};
+use std::{
+    fs::{self, File},
+    os::unix::fs::FileExt,
+    thread,
+};
 
 #[test]
 fn a_machine_that_is_stopped_while_it_sleeps_leaves_nothing() {
@@ -106,6 +110,26 @@ fn a_machine_stays_awake_where_suspended_ones_may_take_no_more() {
     assert_eq!((&now["state"], &now["pid"]), (&"ready".into(), &record["pid"]));
     assert!(!folder(&home, &record).join("suspended").exists());
     assert_answers(&home, "m");
+}
+
+/// What its devices were when it could not be suspended is not what they are when it can.
+#[test]
+fn a_machine_that_stayed_awake_is_suspended_later_as_it_is_then() {
+    let home = Home::new();
+    let other = home.path().join("machines/other");
+    fs::create_dir_all(&other).unwrap();
+    let lives = File::create(other.join("lock")).unwrap();
+    lives.lock().unwrap();
+    // More than suspended machines may take, and nothing on disk.
+    File::create(other.join("suspended")).unwrap().set_len(1 << 40).unwrap();
+    let record = launch(&home, "m", &["--idle", IDLE]);
+    eventually("a word of it", || server_log(&home, &record).contains("(suspend_disk)").then_some(()));
+    assert_eq!(answer(&home, "m", "counter", "{}")["count"], 1);
+    fs::remove_dir_all(other).unwrap();
+    for count in 2..=3 {
+        suspended(&home, "m");
+        assert_eq!(answer(&home, "m", "counter", "{}")["count"], count);
+    }
 }
 
 #[test]

@@ -117,8 +117,8 @@ mod tests {
         names.dedup();
         assert_eq!(names.len(), count, "each option once");
         // Without these no machine starts, or a wall of the agent's is missing.
-        let needed = "PVH VIRTIO_MMIO VIRTIO_BLK VIRTIO_CONSOLE HW_RANDOM_VIRTIO VIRTIO_BALLOON VIRTIO_VSOCKETS \
-            EROFS_FS EXT4_FS OVERLAY_FS NET_SCH_NETEM SECCOMP_FILTER MEMCG CGROUP_PIDS RD_LZ4";
+        let needed = "PVH VIRTIO_MMIO VIRTIO_BLK VIRTIO_CONSOLE VIRTIO_BALLOON VIRTIO_VSOCKETS \
+            EROFS_FS EXT4_FS OVERLAY_FS NET_SCH_NETEM SECCOMP_FILTER MEMCG CGROUP_PIDS";
         for name in needed.split_whitespace() {
             assert!(CONFIG.contains(&format!("\nCONFIG_{name}=y\n")), "{name}");
         }

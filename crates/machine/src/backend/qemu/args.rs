@@ -1,6 +1,7 @@
 //! QEMU's command line. It holds no command and no secret: the agent is configured over the link.
 
 use super::tsc;
+use crate::home::Home;
 use crate::spec::{Accelerator, Spec};
 use std::os::fd::RawFd;
 
@@ -43,7 +44,7 @@ pub(super) struct Descriptors {
 }
 
 /// The arguments after the program's name.
-pub(super) fn build(spec: &Spec, fds: &Descriptors) -> Vec<String> {
+pub(super) fn build(home: &Home, spec: &Spec, fds: &Descriptors) -> Vec<String> {
     let mut args = Vec::new();
     let mut option = |name: &str, value: String| args.extend([name.to_owned(), value]);
     let file = |fd: RawFd| format!("/proc/self/fd/{fd}");
@@ -96,9 +97,9 @@ pub(super) fn build(spec: &Spec, fds: &Descriptors) -> Vec<String> {
 
     option("-kernel", file(fds.kernel));
     option("-initrd", file(fds.initramfs));
-    // Read by a kernel that boots; measuring the clock for one that has booted long ago would take 20 ms.
+    // Read by a kernel that boots.
     if fds.incoming.is_none() {
-        option("-append", kernel_command_line(spec.accelerator));
+        option("-append", kernel_command_line(home, spec.accelerator));
     }
 
     for (id, fd, read_only) in [("root", fds.root, true), ("overlay", fds.overlay, false)]
@@ -112,8 +113,6 @@ pub(super) fn build(spec: &Spec, fds: &Descriptors) -> Vec<String> {
         );
         option("-device", format!("virtio-blk-device,drive={id},serial=casemate-{id}"));
     }
-    option("-object", "rng-builtin,id=entropy".to_owned());
-    option("-device", "virtio-rng-device,rng=entropy".to_owned());
     option("-device", "virtio-serial-device,max_ports=2".to_owned());
     option("-chardev", format!("socket,id=link,fd={}", fds.link));
     option("-device", "virtserialport,chardev=link,name=casemate.link".to_owned());
@@ -133,15 +132,17 @@ const CPU_IN_EMULATION: &str = "max,-avx,-avx2,-f16c,-fma,-vaes,-vpclmulqdq,-la5
 /// Everything that QEMU can emulate, for programs that do without nothing.
 const FULL_CPU_IN_EMULATION: &str = "max";
 
-fn kernel_command_line(accelerator: Option<Accelerator>) -> String {
-    let mut line = "console=ttyS0 quiet reboot=t panic=-1 rdinit=/init".to_owned();
+fn kernel_command_line(home: &Home, accelerator: Option<Accelerator>) -> String {
+    // Joining a control group waits for all processors to pass through the kernel's idle state, 16 ms, unless
+    // they are told to (`rcu_expedited`).
+    let mut line = "console=ttyS0 quiet reboot=t panic=-1 rdinit=/init rcupdate.rcu_expedited=1".to_owned();
     if accelerator != Some(Accelerator::Kvm) {
         // `lpj` and `no_timer_check` keep the kernel from waiting for timer ticks that a busy host serves
         // late. An emulated processor has none of the faults that `mitigations` are against. Testing
         // cryptography and patching locks took a fifth of the boot.
         line += &format!(
             " tsc_early_khz={} lpj=4000000 no_timer_check mitigations=off cryptomgr.notests noreplace-smp",
-            tsc::khz()
+            tsc::khz(home)
         );
     }
     line
@@ -174,7 +175,8 @@ mod tests {
             link: 16,
             kvm: None,
         };
-        let line = build(&spec, &fds).join(" ");
+        let folder = tempfile::tempdir().unwrap();
+        let line = build(&Home::open(folder.path()).unwrap(), &spec, &fds).join(" ");
         assert!(!line.contains("net"), "{line}");
         for expected in
             ["spawn=deny", "-smp 2", "-m 300M", "readonly=on,file=/proc/self/fd/13", "-nodefaults"]

@@ -3,8 +3,8 @@
 //! The VMM gets everything as a descriptor: memory, kernel, root file system, monitor, console and link.
 //! It has no network device and no folder of its own.
 //!
-//! The slots of microvm's eight virtio-mmio devices: root, link, entropy and, where asked for, the writable
-//! overlay; two are kept for volumes, one for a balloon, one is free.
+//! The slots of microvm's eight virtio-mmio devices: root, link and, where asked for, the writable overlay; two
+//! are kept for volumes, one for a balloon, two are free. Entropy comes over the link (decision 0013).
 
 mod args;
 pub mod confine;
@@ -88,6 +88,7 @@ pub(crate) async fn start(spec: &Spec, hosting: &Hosting, beginning: Beginning) 
 
     let mut command = std::process::Command::new(program);
     command.args(args::build(
+        &hosting.home,
         spec,
         &args::Descriptors {
             memory: memory.as_raw_fd(),

@@ -83,3 +83,52 @@ pub(super) async fn load(qmp: &mut Qmp) -> Result<(), BackendError> {
     }
     Err(BackendError::Monitor { command: COMMAND, reason: "not done in time".to_owned() })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use tokio::{
+        io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+        net::UnixStream,
+    };
+
+    const STATES: [&[u8]; 3] = [b"the longest of the states", b"another", b"the last one"];
+
+    /// Plays a QEMU that saves these states one after the other, then none.
+    async fn qemu(stream: UnixStream, mut outgoing: File, empties: bool) {
+        let mut stream = BufReader::new(stream);
+        let greeting = json!({ "QMP": { "version": { "qemu": { "major": 10, "minor": 0 } } } });
+        stream.write_all(format!("{greeting}\n").as_bytes()).await.unwrap();
+        let mut states = STATES.into_iter();
+        let mut line = String::new();
+        while stream.read_line(&mut line).await.unwrap() > 0 {
+            let asked: Value = serde_json::from_str(&line).unwrap();
+            line.clear();
+            if asked["execute"] == "xen-save-devices-state" {
+                if empties {
+                    outgoing.set_len(0).unwrap();
+                }
+                outgoing.write_all(states.next().unwrap_or_default()).unwrap();
+            }
+            let answer = json!({ "return": {}, "id": asked["id"] });
+            stream.write_all(format!("{answer}\n").as_bytes()).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_state_is_what_was_written_last_and_nothing_from_before() {
+        for empties in [false, true] {
+            let (file, end) = outgoing().unwrap();
+            let (ours, theirs) = UnixStream::pair().unwrap();
+            tokio::spawn(qemu(theirs, end.into(), empties));
+            let mut qmp = Qmp::connect(ours, LOAD_TIMEOUT).await.unwrap();
+            for state in STATES {
+                let saved = save(&mut qmp, &file).await.unwrap();
+                assert_eq!(String::from_utf8_lossy(&saved), String::from_utf8_lossy(state));
+            }
+            let error = save(&mut qmp, &file).await.unwrap_err();
+            assert!(error.to_string().contains("the state is 0 bytes long"), "{error}");
+        }
+    }
+}

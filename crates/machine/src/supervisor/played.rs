@@ -1,0 +1,229 @@
+//! A machine whose agent and VMM are played by a test.
+
+use super::shared::{Link, Recorder, Shared, Use, Wish};
+use crate::{
+    backend::{BackendError, Boxed, Capabilities, GuestMemory, Hosting, Instance},
+    home::Home,
+    log::CappedLog,
+    record::Record,
+    spec::{BackendKind, Spec},
+};
+use casemate_link::{Connector, port_socket};
+use casemate_proto::{
+    control::{Envelope, Reply, VERSION, Welcome},
+    ids::Cid,
+};
+use std::{
+    cell::{Cell, RefCell},
+    fs,
+    future::{Future, pending},
+    io,
+    path::{Path, PathBuf},
+    process::ExitStatus,
+    rc::Rc,
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    net::{UnixListener, UnixStream},
+    sync::{mpsc, oneshot, watch},
+    task::{LocalSet, yield_now},
+};
+
+/// How often other tasks are let go on, until they are taken to rest.
+const TURNS: usize = 50;
+
+const CAPABLE: Capabilities = Capabilities {
+    snapshot: true,
+    pause: true,
+    resume: true,
+    kill: true,
+    cut_link: true,
+    set_clock: true,
+    writable_overlay: false,
+    conversations: false,
+};
+
+/// A machine whose agent is one Unix socket for each port.
+pub(super) struct Played {
+    dir: tempfile::TempDir,
+    pub(super) spec: Spec,
+    pub(super) shared: Rc<Shared>,
+    pub(super) wished: mpsc::Receiver<Wish>,
+}
+
+impl Played {
+    /// A machine that is never suspended.
+    pub(super) fn new() -> Self {
+        Self::idle_for(None)
+    }
+
+    /// A machine that is suspended after so many idle milliseconds.
+    pub(super) fn idle_for(idle_ms: Option<u64>) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::open(&dir.path().join("home")).unwrap();
+        let nowhere = PathBuf::new;
+        let mut spec = Spec::bare("m".parse().unwrap(), BackendKind::Qemu, nowhere(), nowhere());
+        spec.idle_ms = idle_ms;
+        let record = Record::planned("1".to_owned(), Cid(100), &spec);
+        fs::create_dir_all(home.machine(&record.id).join("logs")).unwrap();
+        let (wishes, wished) = mpsc::channel(16);
+        let shared = Shared {
+            link: RefCell::new(Some(link(dir.path(), "one"))),
+            server_log: RefCell::new(CappedLog::open(&dir.path().join("log")).unwrap()),
+            recorder: Rc::new(Recorder::new(home, record)),
+            usage: Use::default(),
+            may_be_suspended: idle_ms.is_some(),
+            paused: Cell::new(false),
+            carrier: RefCell::default(),
+            capabilities: CAPABLE,
+            wishes,
+            conversation: RefCell::default(),
+            holder: RefCell::default(),
+            server_exit: watch::Sender::new(None),
+            broken: watch::Sender::new(None),
+            garbage_lines: Cell::new(0),
+        };
+        Self { dir, spec, shared: Rc::new(shared), wished }
+    }
+
+    pub(super) fn listen(&self, port: u32) -> UnixListener {
+        UnixListener::bind(port_socket(self.dir.path(), port)).unwrap()
+    }
+
+    /// The way to the agent in another life.
+    pub(super) fn link(&self, epoch: &str) -> Link {
+        link(self.dir.path(), epoch)
+    }
+
+    pub(super) fn hosting(&self) -> Hosting {
+        let record = self.shared.recorder.get();
+        let home = self.shared.recorder.home.clone();
+        Hosting { dir: home.machine(&record.id), home, record }
+    }
+
+    /// What was noted in the server's log.
+    pub(super) fn log(&self) -> String {
+        fs::read_to_string(self.dir.path().join("log")).unwrap()
+    }
+}
+
+fn link(dir: &Path, epoch: &str) -> Link {
+    Link { connector: Connector::Unix { dir: dir.to_owned() }, epoch: epoch.to_owned() }
+}
+
+pub(super) fn within_a_minute<T>(what: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let bounded = async { tokio::time::timeout(Duration::from_secs(60), what).await };
+    LocalSet::new().block_on(&runtime, bounded).expect("still waiting after a minute")
+}
+
+/// Lets other tasks go on until they wait for something.
+pub(super) async fn at_rest() {
+    for _ in 0..TURNS {
+        yield_now().await;
+    }
+}
+
+/// Plays the agent up to the first request of the next control stream.
+pub(super) async fn asked(agent: &UnixListener) -> (BufReader<UnixStream>, Envelope) {
+    let mut stream = BufReader::new(agent.accept().await.unwrap().0);
+    let hello = read_request(&mut stream).await;
+    let welcome = Welcome { protocol: VERSION, agent: "test".to_owned() };
+    reply(&mut stream, &Reply::done(hello.id, &welcome)).await;
+    let request = read_request(&mut stream).await;
+    (stream, request)
+}
+
+async fn read_request(stream: &mut BufReader<UnixStream>) -> Envelope {
+    let mut line = String::new();
+    stream.read_line(&mut line).await.unwrap();
+    serde_json::from_str(&line).unwrap()
+}
+
+pub(super) async fn reply(stream: &mut BufReader<UnixStream>, reply: &Reply) {
+    stream.write_all(format!("{}\n", serde_json::to_string(reply).unwrap()).as_bytes()).await.unwrap();
+}
+
+/// What a VMM is told to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Order {
+    Pause,
+    Resume,
+    Save,
+}
+
+/// A VMM that asks the test whether it does as it is told.
+pub(super) struct Vmm {
+    orders: mpsc::Sender<(Order, oneshot::Sender<bool>)>,
+    memory: GuestMemory,
+}
+
+/// What a VMM was told; it waits to hear whether it succeeds.
+pub(super) struct Orders(mpsc::Receiver<(Order, oneshot::Sender<bool>)>);
+
+impl Vmm {
+    pub(super) fn new() -> (Self, Orders) {
+        let (orders, ordered) = mpsc::channel(1);
+        let memory = GuestMemory::shared(tempfile::tempfile().unwrap(), 0);
+        (Self { orders, memory }, Orders(ordered))
+    }
+
+    async fn told(&self, order: Order) -> Result<(), BackendError> {
+        let (done, told) = oneshot::channel();
+        self.orders.send((order, done)).await.unwrap();
+        match told.await {
+            Ok(true) => Ok(()),
+            _ => Err(BackendError::Incapable { backend: "test", what: "do that" }),
+        }
+    }
+}
+
+impl Orders {
+    /// The next order, which is this one.
+    pub(super) async fn expect(&mut self, expected: Order) -> oneshot::Sender<bool> {
+        let (order, done) = self.0.recv().await.unwrap();
+        assert_eq!(order, expected);
+        done
+    }
+}
+
+impl Instance for Vmm {
+    fn capabilities(&self) -> Capabilities {
+        CAPABLE
+    }
+
+    fn pid(&self) -> u32 {
+        0
+    }
+
+    fn connector(&self) -> Connector {
+        Connector::Unix { dir: PathBuf::new() }
+    }
+
+    fn exited(&mut self) -> Boxed<'_, io::Result<ExitStatus>> {
+        Box::pin(pending())
+    }
+
+    fn pause(&mut self) -> Boxed<'_, Result<(), BackendError>> {
+        Box::pin(self.told(Order::Pause))
+    }
+
+    fn resume(&mut self) -> Boxed<'_, Result<(), BackendError>> {
+        Box::pin(self.told(Order::Resume))
+    }
+
+    fn save(&mut self) -> Boxed<'_, Result<Vec<u8>, BackendError>> {
+        Box::pin(async { self.told(Order::Save).await.map(|()| b"devices".to_vec()) })
+    }
+
+    fn memory(&self) -> &GuestMemory {
+        &self.memory
+    }
+
+    fn cut_link(&mut self) {}
+
+    fn kill(&mut self) -> Boxed<'_, ()> {
+        Box::pin(async {})
+    }
+}
