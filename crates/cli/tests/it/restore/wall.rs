@@ -69,7 +69,9 @@ fn a_vmm_in_a_guests_hands_can_read_its_template_and_not_change_it() {
     let library = casemate_machine::Home::open(home.path()).unwrap();
     let uid = vmm_uid(&library, Cid(200));
     let did = intrude(&memory, |command, memory| {
-        Confinement { uid, readable: vec![memory], inherit: vec![] }.apply(command).unwrap();
+        Confinement { uid, without_huge_pages: true, readable: vec![memory], inherit: vec![] }
+            .apply(command)
+            .unwrap();
     });
     assert_eq!(did, ["read"]);
     assert_eq!(blake3::hash(&fs::read(&memory).unwrap()), before);

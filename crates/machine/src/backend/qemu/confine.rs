@@ -58,6 +58,9 @@ pub fn vmm_uid(home: &Home, cid: Cid) -> Option<u32> {
 pub struct Confinement {
     /// The user to become, where casemate is root.
     pub uid: Option<u32>,
+    /// Whether it is to do without the huge pages that QEMU asks for: of translated code, and of what the host
+    /// keeps of it, they take 3 MiB more in each of many machines, and make its start a hundredth faster.
+    pub without_huge_pages: bool,
     /// Opened files that the VMM may open again, read-only, by their `/proc/self/fd` path.
     pub readable: Vec<File>,
     /// Descriptors that the VMM inherits under the same numbers, `readable` among them.
@@ -79,6 +82,10 @@ impl Confinement {
             }
             for file in &self.readable {
                 rustix::io::fcntl_setfd(file, rustix::io::FdFlags::empty())?;
+            }
+            if self.without_huge_pages {
+                // A kernel that has none has none to give.
+                let _ = rustix::thread::disable_transparent_huge_pages(true);
             }
             rustix::process::setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
             if let Some(uid) = self.uid {

@@ -107,6 +107,7 @@ pub(crate) async fn start(spec: &Spec, hosting: &Hosting, beginning: Beginning) 
     ));
     let mut confinement = Confinement {
         uid: confine::vmm_uid(&hosting.home, hosting.record.cid),
+        without_huge_pages: memory.is_template(),
         readable: vec![files.kernel, files.initramfs],
         inherit: vec![monitor_end.into(), console_end.into(), link_end.into(), outgoing_end],
     };
