@@ -94,7 +94,9 @@ impl Drop for Scene {
 
 fn confined(scene: &Scene, uid: Option<u32>) -> BTreeMap<String, bool> {
     scene.intrude(|command, image| {
-        Confinement { uid, readable: vec![image], inherit: vec![] }.apply(command).unwrap();
+        Confinement { uid, without_huge_pages: false, readable: vec![image], inherit: vec![] }
+            .apply(command)
+            .unwrap();
         command.env("PATH", "/usr/bin:/bin");
     })
 }
