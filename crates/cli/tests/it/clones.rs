@@ -42,6 +42,18 @@ async fn python() {
     check(|_| Source::Dir(sources::fixture("python")), Reseed::Python, Kernel::MayReseed).await;
 }
 
+/// A template of last year, and one of a host whose clock was a year ahead.
+#[tokio::test]
+async fn a_clone_lives_when_it_is_adopted() {
+    let template = template(|_| Source::Dir(sources::fixture("node")), Some(Reseed::Node)).await;
+    for days in [366, -366] {
+        let clone = Clone::of(&template, Treatment::AdoptedDaysLater(days)).await;
+        let told = clone.call("clock").await["now_ms"].as_u64().unwrap();
+        let expected = machine::in_days(days).as_millis() as u64;
+        assert!(told.abs_diff(expected) < 60_000, "{told} ms instead of {expected} ms");
+    }
+}
+
 /// Nothing can be preloaded into a static program: an OpenSSL that has drawn draws the same in each clone,
 /// whatever is done. So such a program is started in each machine anew.
 #[tokio::test]

@@ -42,6 +42,8 @@ pub enum Treatment {
     Nothing,
     /// What is done to every clone.
     Adopted,
+    /// The same, so many days later or earlier.
+    AdoptedDaysLater(i64),
 }
 
 /// The memory and the devices of a machine whose server has drawn and waits for its first byte.
@@ -117,13 +119,18 @@ impl Clone {
         }
         monitor.execute("cont", json!({})).await;
         let mut control = guest.attach("clone").await;
-        if treatment == Treatment::Adopted {
+        let days = match treatment {
+            Treatment::Nothing => None,
+            Treatment::Adopted => Some(0),
+            Treatment::AdoptedDaysLater(days) => Some(days),
+        };
+        if let Some(days) = days {
             let mut entropy = [0; 32];
             getrandom(&mut entropy);
             let adopt = Adopt {
                 hostname: "clone".to_owned(),
                 // OpenSSL starts anew of itself where some minutes seem to have gone by.
-                clock_unix_ns: SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64,
+                clock_unix_ns: in_days(days).as_nanos() as u64,
                 entropy: entropy.iter().map(|byte| format!("{byte:02x}")).collect(),
                 reseed: true,
             };
@@ -134,15 +141,27 @@ impl Clone {
 
     /// Has the server draw.
     pub async fn draw(self) -> Map<String, Value> {
+        self.call("draw").await
+    }
+
+    /// What a tool of the server answers.
+    pub async fn call(self, tool: &str) -> Map<String, Value> {
         let stream = self.guest.connector().connect(port::CONVERSATION).await.unwrap();
         let mut stream = BufReader::new(stream);
         let client = json!({ "name": "test", "version": "1" });
         let hello = json!({ "protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": client });
         ask(&mut stream, 1, "initialize", hello).await;
-        let answer = ask(&mut stream, 2, "tools/call", json!({ "name": "draw", "arguments": {} })).await;
+        let answer = ask(&mut stream, 2, "tools/call", json!({ "name": tool, "arguments": {} })).await;
         let text = answer["result"]["content"][0]["text"].as_str().unwrap_or_else(|| panic!("{answer}"));
         serde_json::from_str(text).unwrap()
     }
+}
+
+/// The time that it will be, since 1970.
+pub fn in_days(days: i64) -> Duration {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let shift = Duration::from_secs(days.unsigned_abs() * 24 * 60 * 60);
+    if days < 0 { now - shift } else { now + shift }
 }
 
 fn getrandom(bytes: &mut [u8]) {
