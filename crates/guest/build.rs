@@ -39,6 +39,11 @@ fn main() {
 
 /// Writes the programs as the source of a constant.
 fn write_filter(to: &Path) {
+    if env::var("CARGO_CFG_TARGET_ARCH").as_deref() != Ok(env::consts::ARCH) {
+        fail(
+            "the numbers of system calls are those of this machine: build on one of the agent's architecture",
+        );
+    }
     let programs = rules::programs()
         .unwrap_or_else(|error| fail(&format!("cannot compile the filter of system calls: {error}")));
     let instruction = |one: &seccompiler::sock_filter| {

@@ -3,7 +3,7 @@
 use crate::{
     home::Home,
     jsonl::{Jsonl, JsonlError},
-    leash::{Built, Order, Report},
+    leash::{Built, Culprit, Order, Report},
     record::{Record, State},
     registry::{ClaimError, Registry},
     sock,
@@ -66,8 +66,8 @@ pub enum LaunchError {
         reason: String,
         /// What the user may do.
         hint: Option<String>,
-        /// The guest did not get up to its agent, though its VMM was started.
-        did_not_boot: bool,
+        /// What failed.
+        culprit: Culprit,
         /// Where its logs are.
         logs: PathBuf,
     },
@@ -115,8 +115,8 @@ pub async fn launch_from_template(
     launch_from(home, spec, origin, progress).await
 }
 
-/// Starts a machine from a template that was obtained for its server. Where that fails it starts cold, unless
-/// a template of the agent alone came up: what fails then is the server.
+/// Starts a machine from a template that was obtained for its server. Where that fails it starts cold, unless a
+/// server failed that was not in the template.
 pub async fn launch_from(
     home: &Home,
     spec: &Spec,
@@ -129,22 +129,23 @@ pub async fn launch_from(
         booted |= state == State::Booted;
         progress(Step::Phase(state));
     });
-    let failure = match launched.await {
+    let (failure, culprit) = match launched.await {
         // One that was told to end is not to come back.
-        Err(failure @ LaunchError::Failed { state: State::Failed, .. }) => failure,
+        Err(failure @ LaunchError::Failed { state: State::Failed, culprit, .. }) => (failure, culprit),
         launched => return launched,
     };
     let Origin::Template { key, level, .. } = &spec.origin else { return Err(failure) };
-    if booted && *level == Level::Agent {
+    if *level == Level::Agent && culprit == Culprit::Server {
         return Err(failure);
     }
     if !booted {
         discard(home, key);
     }
-    let reason = format!("template {key} could not be restored: {failure}");
+    let what = if booted { "did not serve" } else { "could not be restored" };
+    let reason = format!("template {key} {what}: {failure}");
     let cold = Spec { origin: Origin::Cold { reason }, ..spec.clone() };
     let launched = launch(home, &cold, |state| progress(Step::Phase(state))).await;
-    // A server that fails as well without its template is itself to blame.
+    // What fails as well without the template is itself to blame.
     if booted && launched.is_ok() {
         discard(home, key);
     }
@@ -206,10 +207,10 @@ async fn start(home: &Home, spec: &Spec, mut progress: impl FnMut(State)) -> Res
                 leased.reap().await;
                 return Ok(Started::Built(built));
             }
-            Ok(Some(Report::Ended { state, reason, hint, did_not_boot, .. })) => {
+            Ok(Some(Report::Ended { state, reason, hint, culprit, .. })) => {
                 let logs = leased.dir.join("logs");
                 leased.reap().await;
-                return Err(LaunchError::Failed { state, reason, hint, did_not_boot, logs });
+                return Err(LaunchError::Failed { state, reason, hint, culprit, logs });
             }
             Ok(None) | Err(_) => {
                 let (id, logs) = (leased.record.id.clone(), leased.dir.join("logs"));

@@ -8,6 +8,7 @@ use crate::{
     cgroup::{Group, Limits},
     client::{LaunchError, launch},
     home::{Home, HomeError, boot_id, write_atomically},
+    leash::Culprit,
     spec::{Accelerator, BackendKind, Isolation, Resources, Spec},
     supervisor::chain,
 };
@@ -174,7 +175,7 @@ async fn try_kvm(home: &Home, kernel: &GuestKernel) -> Result<u64, Unusable> {
     let booted = boot(home, kernel, Accelerator::Kvm, KVM_DEADLINE).await;
     let unusable = match &booted {
         Ok(()) => None,
-        Err(LaunchError::Failed { reason, did_not_boot: true, .. }) => Some(Unusable {
+        Err(LaunchError::Failed { reason, culprit: Culprit::Guest, .. }) => Some(Unusable {
             reason: format!("/dev/kvm opens, but a guest kernel does not boot under it ({})", gist(reason)),
             remedy: Some("use a host that offers hardware virtualisation, or go on in emulation".to_owned()),
         }),

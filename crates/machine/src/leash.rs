@@ -22,6 +22,18 @@ pub(crate) struct Order {
     pub record: Record,
 }
 
+/// What made a machine fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Culprit {
+    /// The guest: it did not get up to its agent, though its VMM was started, or its VMM ended.
+    Guest,
+    /// The server: it ended, or did not answer.
+    Server,
+    /// Something else, or nothing.
+    Other,
+}
+
 /// Every other line, from the supervisor.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
@@ -54,8 +66,8 @@ pub enum Report {
         reason: String,
         /// What the user may do.
         hint: Option<String>,
-        /// The guest did not get up to its agent, though its VMM was started.
-        did_not_boot: bool,
+        /// What failed, if anything did.
+        culprit: Culprit,
         /// What became of the template that the machine was to become.
         built: Option<Built>,
     },

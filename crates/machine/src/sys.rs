@@ -8,6 +8,7 @@ use std::{
         unix::process::CommandExt,
     },
     process::Command,
+    time::Instant,
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
@@ -101,20 +102,19 @@ pub(crate) fn leave_namespaces() -> io::Result<()> {
 }
 
 /// The processor's time stamp counter and the clock, read as close to each other as can be had.
-pub(crate) fn tsc_and_clock() -> (u64, u64) {
-    let mut best: Option<(u64, u64, u64)> = None;
+pub(crate) fn tsc_and_clock() -> (u64, Instant) {
+    let mut best: Option<(u64, u64, Instant)> = None;
     for _ in 0..16 {
         // SAFETY: every x86-64 processor has the instruction, and a process may use it unless it asked
         // not to (PR_SET_TSC), which this one does not.
         let read = || unsafe { core::arch::x86_64::_rdtsc() };
         let before = read();
-        let clock = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        let clock = Instant::now();
         let after = read();
         let width = after.saturating_sub(before);
         if best.is_none_or(|(narrowest, ..)| width < narrowest) {
-            best =
-                Some((width, before + width / 2, clock.tv_sec as u64 * 1_000_000_000 + clock.tv_nsec as u64));
+            best = Some((width, before + width / 2, clock));
         }
     }
-    best.map_or((0, 0), |(_, tsc, clock)| (tsc, clock))
+    best.map_or_else(|| (0, Instant::now()), |(_, tsc, clock)| (tsc, clock))
 }

@@ -71,7 +71,9 @@ fn describe(plan: &Plan, name: &Name, step: Step) -> String {
 pub fn warn_of_lost_template(context: &Context, records: &[&Record]) {
     let lost = |record: &&&Record| {
         let reason = record.template_reason.as_deref();
-        reason.is_some_and(|reason| reason.contains("could not be restored"))
+        reason.is_some_and(|reason| {
+            reason.contains("could not be restored") || reason.contains("did not serve")
+        })
     };
     let cold: Vec<&&Record> = records.iter().filter(lost).collect();
     let Some(reason) = cold.first().and_then(|record| record.template_reason.as_deref()) else { return };

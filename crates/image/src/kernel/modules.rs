@@ -16,7 +16,6 @@ const BOOT: &[&str] = &["virtio_mmio", "virtio_blk", "virtio_console", "erofs"];
 const LAZY: &[(&str, &[&str])] = &[
     ("vsock", &["vsock", "vmw_vsock_virtio_transport"]),
     ("overlay", &["overlay", "ext4"]),
-    ("balloon", &["virtio_balloon"]),
     ("netem", &["sch_netem"]),
 ];
 

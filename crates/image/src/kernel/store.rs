@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::modules::{Module, Selection};
-use super::{Kernel, KernelError, Record, Source, initramfs};
+use super::strip::without_tables;
+use super::{Kernel, KernelError, ModuleError, Record, Source, initramfs};
 use crate::partial::{self, Partial, PartialDir};
 use crate::progress::Progress;
 use crate::registry::digest::Hasher;
@@ -152,6 +153,11 @@ impl Store {
             partial::sweep(&folder);
             let build = || -> io::Result<()> {
                 let (modules, order) = read_modules(&folder.join(MODULES))?;
+                let modules = match record.source {
+                    // A kernel of somebody else's may insist on signed modules.
+                    Source::Imported { .. } => modules,
+                    _ => lighten(modules).map_err(io::Error::other)?,
+                };
                 let archive = initramfs::build(agent, &modules, &order);
                 write_file(&kernel.initramfs, &initramfs::pad(archive), BOOTED)?;
                 remove_others(&folder, &kernel.initramfs)
@@ -215,6 +221,14 @@ fn read_modules(folder: &Path) -> io::Result<(Vec<Module>, String)> {
         Ok(Module { file, bytes })
     });
     Ok((modules.collect::<io::Result<_>>()?, order))
+}
+
+/// The modules as they load fastest.
+fn lighten(modules: Vec<Module>) -> Result<Vec<Module>, ModuleError> {
+    let lightened = modules
+        .into_iter()
+        .map(|Module { file, bytes }| without_tables(bytes).map(|bytes| Module { file, bytes }));
+    lightened.collect()
 }
 
 /// Removes the oldest initramfs files, which belong to agents of other versions of casemate.

@@ -1,5 +1,5 @@
-//! Takes out of kernel modules what only debuggers, tracers and stack traces read: it makes some of them ten
-//! times as large, and in emulation the kernel takes a quarter of a module's loading time to sort and check it.
+//! Takes debug information out of kernel modules, which makes some of them ten times as large, and tables that
+//! only tracers and traces of the stack read.
 
 use object::elf::{FileHeader64, SHT_NOBITS, SHT_NULL, SectionFlags, SectionHeader64};
 use object::read::elf::{FileHeader as _, SectionHeader as _};
@@ -10,26 +10,33 @@ use super::ModuleError;
 /// How sections are aligned in the file. What they ask for is about memory, where the kernel copies them.
 const ALIGNMENT: usize = 16;
 
-/// Beside `.debug_*`: types for BPF, tables for unwinding the stack, and where functions can be traced. A
-/// kernel loads modules without them as those of a build that does not make them.
-const EXTRAS: [&[u8]; 4] = [b".BTF", b".orc_unwind", b".orc_unwind_ip", b"__mcount_loc"];
-
-/// Whether a section is for debuggers and tracers, or relocates one that is.
-fn is_extra(name: &[u8]) -> bool {
-    let name = name.strip_prefix(b".rela").unwrap_or(name);
-    name.starts_with(b".debug_") || EXTRAS.contains(&name)
-}
+/// Types for BPF, tables for unwinding the stack, and where functions can be traced. In emulation the kernel takes
+/// a quarter of a module's loading time to sort and check them. Functions keep their calls of a tracer, which
+/// returns at once: sorting out what to overwrite costs more than a short life calls.
+const TABLES: [&[u8]; 4] = [b".BTF", b".orc_unwind", b".orc_unwind_ip", b"__mcount_loc"];
 
 /// The module without its debug sections; the same bytes if it has none.
+pub(super) fn without_debug(module: Vec<u8>) -> Result<Vec<u8>, ModuleError> {
+    without(module, |name| name.starts_with(b".debug_"))
+}
+
+/// The module without what only tracers and traces of the stack read. Not for kernels that insist on signatures.
+pub(super) fn without_tables(module: Vec<u8>) -> Result<Vec<u8>, ModuleError> {
+    without(module, |name| TABLES.contains(&name))
+}
+
+/// The module without some sections and their relocations; the same bytes if it has none of them.
 ///
 /// The sections keep their numbers, so that symbols and relocations need no change: removed ones become
 /// empty. A signature at the end of the file, which would no longer be right, is lost.
-pub(super) fn without_debug(module: Vec<u8>) -> Result<Vec<u8>, ModuleError> {
+fn without(module: Vec<u8>, unwanted: impl Fn(&[u8]) -> bool) -> Result<Vec<u8>, ModuleError> {
     let header = FileHeader64::<LE>::parse(&*module).map_err(ModuleError::Elf)?;
     let sections = header.sections(LE, &*module).map_err(ModuleError::Elf)?;
-    let is_debug =
-        |section: &SectionHeader64<LE>| is_extra(sections.section_name(LE, section).unwrap_or_default());
-    if !sections.iter().any(is_debug) {
+    let is_unwanted = |section: &SectionHeader64<LE>| {
+        let name = sections.section_name(LE, section).unwrap_or_default();
+        unwanted(name.strip_prefix(b".rela").unwrap_or(name))
+    };
+    if !sections.iter().any(is_unwanted) {
         return Ok(module);
     }
     let mut header = *header;
@@ -38,7 +45,7 @@ pub(super) fn without_debug(module: Vec<u8>) -> Result<Vec<u8>, ModuleError> {
     let mut kept = 0;
     for section in sections.iter() {
         let mut entry = *section;
-        if is_debug(section) {
+        if is_unwanted(section) {
             entry.sh_type = U32::new(LE, SHT_NULL);
             entry.sh_size = U64::new(LE, 0);
             entry.sh_flags = U64::new(LE, SectionFlags(0));
@@ -101,10 +108,14 @@ mod tests {
 
     #[test]
     fn tables_for_tracing_go_with_their_relocations() {
-        let names = [".orc_unwind_ip", ".rela.orc_unwind_ip", "__mcount_loc", ".rela__mcount_loc", ".BTF"];
-        assert!(names.iter().all(|name| is_extra(name.as_bytes())));
-        let kept = [".BTF_ids", ".rela.text", ".symtab", "__versions", ".return_sites", ".rela"];
-        assert!(!kept.iter().any(|name| is_extra(name.as_bytes())));
+        let gone = [".orc_unwind_ip", ".rela.orc_unwind_ip", "__mcount_loc", ".rela__mcount_loc", ".BTF"];
+        let kept = [".BTF_ids", ".rela.text", ".symtab.x", "__versions", ".return_sites", ".rela"];
+        let all: Vec<(&str, &[u8])> = gone.iter().chain(&kept).map(|&name| (name, name.as_bytes())).collect();
+        let whole = module_with(&["name=x"], &all);
+        let left = sections(&without_tables(whole.clone()).unwrap());
+        let holds = |name: &str| left.iter().any(|(_, data)| data == name.as_bytes());
+        assert!(kept.iter().all(|name| holds(name)) && !gone.iter().any(|name| holds(name)), "{left:?}");
+        assert_eq!(without_debug(whole.clone()).unwrap(), whole);
     }
 
     proptest! {

@@ -4,7 +4,7 @@ use crate::{
     backend::BackendError,
     control::ControlError,
     home::HomeError,
-    leash::Built,
+    leash::{Built, Culprit},
     log,
     record::State,
     template::{Contents, TemplateError},
@@ -135,13 +135,17 @@ impl Ending {
         }
     }
 
-    /// Whether the guest did not get up to its agent, though its VMM was started.
-    pub(crate) fn is_no_boot(&self) -> bool {
+    /// What failed.
+    pub(crate) fn culprit(&self) -> Culprit {
         match self {
-            Self::Backend { error, .. } => matches!(error, BackendError::Monitor { .. }),
-            Self::VmmEnded { .. } => true,
-            Self::Slow { what, .. } => *what == "booted",
-            _ => false,
+            Self::Backend { error: BackendError::Monitor { .. }, .. } | Self::VmmEnded { .. } => {
+                Culprit::Guest
+            }
+            Self::Slow { what: "booted", .. } => Culprit::Guest,
+            Self::Slow { .. } | Self::ServerExited(_) | Self::Server(_) | Self::ConversationEnded(_) => {
+                Culprit::Server
+            }
+            _ => Culprit::Other,
         }
     }
 

@@ -110,7 +110,7 @@ async fn run(mut leash: Jsonl) -> io::Result<()> {
 
     let ending = live(spec, &recorder, &mut owner, &mut log).await;
     let (state, reason, hint) = (ending.state(), ending.to_string(), ending.hint());
-    let (did_not_boot, built) = (ending.is_no_boot(), ending.built());
+    let (culprit, built) = (ending.culprit(), ending.built());
     log.write(format!("{} {} {reason}\n", Timestamp::now(), state.as_str()).as_bytes());
     recorder.update(|record| {
         record.state = state;
@@ -120,7 +120,7 @@ async fn run(mut leash: Jsonl) -> io::Result<()> {
     });
     registry::tidy_ended(&dir);
     // A command that was killed, or let a detached machine go, does not listen any more.
-    owner.farewell(Report::Ended { state, reason, hint, did_not_boot, built }).await;
+    owner.farewell(Report::Ended { state, reason, hint, culprit, built }).await;
     if let Ending::Unrecorded(error) = ending { Err(error) } else { Ok(()) }
 }
 

@@ -1,7 +1,5 @@
 //! QEMU's command line. It holds no command and no secret: the agent is configured over the link.
 
-use super::tsc;
-use crate::home::Home;
 use crate::spec::{Accelerator, Spec};
 use std::os::fd::RawFd;
 
@@ -43,8 +41,8 @@ pub(super) struct Descriptors {
     pub kvm: Option<RawFd>,
 }
 
-/// The arguments after the program's name.
-pub(super) fn build(home: &Home, spec: &Spec, fds: &Descriptors) -> Vec<String> {
+/// The arguments after the program's name. A kernel that boots in emulation is told the frequency of the counter.
+pub(super) fn build(spec: &Spec, fds: &Descriptors, tsc_khz: Option<u64>) -> Vec<String> {
     let mut args = Vec::new();
     let mut option = |name: &str, value: String| args.extend([name.to_owned(), value]);
     let file = |fd: RawFd| format!("/proc/self/fd/{fd}");
@@ -97,9 +95,8 @@ pub(super) fn build(home: &Home, spec: &Spec, fds: &Descriptors) -> Vec<String> 
 
     option("-kernel", file(fds.kernel));
     option("-initrd", file(fds.initramfs));
-    // Read by a kernel that boots.
     if fds.incoming.is_none() {
-        option("-append", kernel_command_line(home, spec.accelerator));
+        option("-append", kernel_command_line(tsc_khz));
     }
 
     for (id, fd, read_only) in [("root", fds.root, true), ("overlay", fds.overlay, false)]
@@ -132,17 +129,17 @@ const CPU_IN_EMULATION: &str = "max,-avx,-avx2,-f16c,-fma,-vaes,-vpclmulqdq,-la5
 /// Everything that QEMU can emulate, for programs that do without nothing.
 const FULL_CPU_IN_EMULATION: &str = "max";
 
-fn kernel_command_line(home: &Home, accelerator: Option<Accelerator>) -> String {
+/// With the frequency of the counter the kernel is one in emulation.
+fn kernel_command_line(tsc_khz: Option<u64>) -> String {
     // Joining a control group waits for all processors to pass through the kernel's idle state, 16 ms, unless
     // they are told to (`rcu_expedited`).
     let mut line = "console=ttyS0 quiet reboot=t panic=-1 rdinit=/init rcupdate.rcu_expedited=1".to_owned();
-    if accelerator != Some(Accelerator::Kvm) {
+    if let Some(khz) = tsc_khz {
         // `lpj` and `no_timer_check` keep the kernel from waiting for timer ticks that a busy host serves
         // late. An emulated processor has none of the faults that `mitigations` are against. Testing
         // cryptography and patching locks took a fifth of the boot.
         line += &format!(
-            " tsc_early_khz={} lpj=4000000 no_timer_check mitigations=off cryptomgr.notests noreplace-smp",
-            tsc::khz(home)
+            " tsc_early_khz={khz} lpj=4000000 no_timer_check mitigations=off cryptomgr.notests noreplace-smp"
         );
     }
     line
@@ -175,8 +172,7 @@ mod tests {
             link: 16,
             kvm: None,
         };
-        let folder = tempfile::tempdir().unwrap();
-        let line = build(&Home::open(folder.path()).unwrap(), &spec, &fds).join(" ");
+        let line = build(&spec, &fds, Some(2_000_000)).join(" ");
         assert!(!line.contains("net"), "{line}");
         for expected in
             ["spawn=deny", "-smp 2", "-m 300M", "readonly=on,file=/proc/self/fd/13", "-nodefaults"]

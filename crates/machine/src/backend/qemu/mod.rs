@@ -86,9 +86,10 @@ pub(crate) async fn start(spec: &Spec, hosting: &Hosting, beginning: Beginning) 
         let _ = rustix::net::sockopt::set_socket_send_buffer_size(end, LINK_BUFFER_BYTES);
     }
 
+    let boots_in_emulation = spec.accelerator != Some(Accelerator::Kvm) && !has_incoming;
+    let tsc_khz = boots_in_emulation.then(|| tsc::khz(&hosting.home));
     let mut command = std::process::Command::new(program);
     command.args(args::build(
-        &hosting.home,
         spec,
         &args::Descriptors {
             memory: memory.as_raw_fd(),
@@ -104,6 +105,7 @@ pub(crate) async fn start(spec: &Spec, hosting: &Hosting, beginning: Beginning) 
             link: link_end.as_raw_fd(),
             kvm: files.kvm.as_ref().map(AsRawFd::as_raw_fd),
         },
+        tsc_khz,
     ));
     let mut confinement = Confinement {
         uid: confine::vmm_uid(&hosting.home, hosting.record.cid),
