@@ -165,7 +165,12 @@ impl fmt::Display for Report<'_> {
             said = text;
             next = cause.source();
         }
-        if let Some(hint) = &error.hint {
+        if has_full_disk(error) {
+            writeln!(
+                f,
+                "hint: make room on the disk of CASEMATE_HOME, or set it to a folder on another one"
+            )?;
+        } else if let Some(hint) = &error.hint {
             writeln!(f, "hint: {hint}")?;
         }
         if let Some(log) = &error.log {
@@ -173,6 +178,20 @@ impl fmt::Display for Report<'_> {
         }
         Ok(())
     }
+}
+
+/// Whether a full disk is behind an error, whatever failed because of it.
+fn has_full_disk(error: &Error) -> bool {
+    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let kind = cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+        if matches!(kind, Some(StorageFull | QuotaExceeded)) {
+            return true;
+        }
+        next = cause.source();
+    }
+    false
 }
 
 /// The candidate that a mistyped word was probably meant to be.
@@ -205,6 +224,13 @@ mod tests {
             .log(Path::new("/l"));
         let expected = "cannot start x\n  because: disk is full\nhint: make room\nlog: /l\n";
         assert_eq!(error.report().to_string(), expected);
+    }
+
+    #[test]
+    fn a_full_disk_has_a_hint_of_its_own() {
+        let full = Error::server("b").because(std::io::Error::from(std::io::ErrorKind::StorageFull));
+        let report = Error::server("a").because(full).hint("check the network").report().to_string();
+        assert!(report.contains("hint: make room on the disk") && !report.contains("network"), "{report}");
     }
 
     #[test]

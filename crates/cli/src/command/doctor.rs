@@ -55,7 +55,8 @@ pub async fn run(args: Doctor, context: &Context) -> Result<Outcome, Error> {
     context.screen.print(&table(
         ["BACKEND", "LEVEL", "USABLE", "ACCELERATOR", "REASON"],
         &rows,
-        context.screen.width,
+        // Why something is not usable is what this command is for: it is wrapped rather than cut.
+        None,
     ))?;
     for backend in &report.backends {
         if let Some(remedy) = &backend.remedy {

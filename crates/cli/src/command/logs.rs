@@ -67,13 +67,15 @@ pub async fn run(args: Logs, context: &Context) -> Result<Outcome, Error> {
     }
 }
 
-/// The live machine of a name, else the last one that had it, else the last one of that server.
+/// The live machine of a name, else the last live one of that server, else the last of either that ended.
 fn find(context: &Context, name: &Name) -> Result<Record, Error> {
     let mut records = machines::list(context)?;
     records.reverse();
     let named = records.iter().filter(|record| record.name == *name);
-    let best = named.clone().find(|record| !record.state.is_final()).or(named.clone().next());
-    let best = best.or(records.iter().find(|record| record.server == name.as_str()));
+    let of_server = records.iter().filter(|record| record.server == name.as_str());
+    let is_live = |record: &&Record| !record.state.is_final();
+    let live = named.clone().find(is_live).or(of_server.clone().find(is_live));
+    let best = live.or(named.clone().next()).or(of_server.clone().next());
     if let Some(record) = best {
         return Ok(record.clone());
     }

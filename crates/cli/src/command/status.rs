@@ -16,8 +16,8 @@ use std::time::Duration;
 /// Show which machines run
 ///
 /// MEMORY is what a machine has of what it may have, or what it takes while it is suspended. Machines that
-/// ended are shown with --all, and by their name, for 7 days; those that only made a template or tried this
-/// host are shown with --all --json.
+/// ended are shown with --all, and by their name: the last 50, for 7 days. Those that only made a template or
+/// tried this host are shown with --all --json.
 ///
 /// Examples:
 ///   casemate status

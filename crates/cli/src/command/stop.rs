@@ -3,7 +3,7 @@
 use crate::{
     context::Context,
     engine::{Record, machines},
-    error::{Error, Outcome},
+    error::{Error, Outcome, nearest},
     render::{self, progress::Tally},
 };
 use casemate_proto::ids::Name;
@@ -35,6 +35,19 @@ pub struct Stop {
     all: bool,
 }
 
+/// Says what a name may have been meant to be that nothing has.
+fn warn_of_typo(context: &Context, name: &Name, records: &[Record]) {
+    let Ok(configuration) = context.configuration() else { return };
+    let servers = configuration.servers.keys().map(Name::as_str);
+    let live = records.iter().filter(|record| !record.state.is_final()).map(|record| record.name.as_str());
+    let known: Vec<&str> = servers.chain(live).collect();
+    if !known.contains(&name.as_str())
+        && let Some(meant) = nearest(name.as_str(), known)
+    {
+        context.screen.warn(&format!("nothing is named {name}; did you mean {meant}?"));
+    }
+}
+
 /// Stops machines, some at once, and waits until they are gone.
 pub async fn run(args: Stop, context: &Rc<Context>) -> Result<Outcome, Error> {
     let records = machines::list(context)?;
@@ -43,6 +56,7 @@ pub async fn run(args: Stop, context: &Rc<Context>) -> Result<Outcome, Error> {
         let machines = machines::named(records.clone(), name);
         if machines.is_empty() {
             context.screen.line(&format!("{name} does not run"))?;
+            warn_of_typo(context, name, &records);
         }
         meant.extend(machines);
     }

@@ -20,6 +20,10 @@ const TAIL_BYTES: usize = 1500;
 const PANIC_BYTES: usize = 16 << 10;
 const PANIC: &str = "Kernel panic";
 
+/// With less than this most servers of a runtime such as Node spend their time in reading again what the kernel
+/// had to forget.
+const ORDINARY_MEMORY_MB: u32 = 256;
+
 /// SIGILL.
 const ILLEGAL_INSTRUCTION: i32 = 4;
 
@@ -177,7 +181,7 @@ impl Ending {
     }
 
     /// What the user may do.
-    pub(crate) fn hint(&self) -> Option<String> {
+    pub(crate) fn hint(&self, memory_mb: u32) -> Option<String> {
         Some(
             match self {
                 Self::Backend {
@@ -194,6 +198,9 @@ impl Ending {
                 }
                 Self::Slow { what: "booted", .. } => {
                     "the host may be busy, or the memory too small to boot (--memory 256)"
+                }
+                Self::Slow { .. } if memory_mb < ORDINARY_MEMORY_MB => {
+                    "the server may need more memory (--memory 256)"
                 }
                 Self::Slow { .. } => "the server may need longer, or wait for something that it cannot have",
                 _ => return None,

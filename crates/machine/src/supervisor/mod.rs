@@ -108,8 +108,9 @@ async fn run(mut leash: Jsonl) -> io::Result<()> {
     recorder.update(|record| record.supervisor_pid = Some(std::process::id()));
     let mut owner = Owner::new(leash)?;
 
+    let memory_mb = spec.resources.memory_mb;
     let ending = live(spec, &recorder, &mut owner, &mut log).await;
-    let (state, reason, hint) = (ending.state(), ending.to_string(), ending.hint());
+    let (state, reason, hint) = (ending.state(), ending.to_string(), ending.hint(memory_mb));
     let (culprit, built) = (ending.culprit(), ending.built());
     log.write(format!("{} {} {reason}\n", Timestamp::now(), state.as_str()).as_bytes());
     recorder.update(|record| {

@@ -55,7 +55,7 @@ const GARBAGE_QUEUE: usize = 64;
 
 /// Makes the machine and stays with it until it is over.
 pub(super) async fn run(spec: &Spec, recorder: &Rc<Recorder>, owner: &mut Owner) -> Ending {
-    let reports = owner.reports();
+    let (reports, begun) = (owner.reports(), Instant::now());
     let making = async {
         let deadline = Instant::now() + Duration::from_millis(spec.deadline_ms);
         let prepared = Planned { spec, recorder, deadline }.prepare()?;
@@ -75,7 +75,9 @@ pub(super) async fn run(spec: &Spec, recorder: &Rc<Recorder>, owner: &mut Owner)
     };
     recorder.update(|record| {
         record.state = State::Ready;
-        record.start_ms = Some(Timestamp::now().duration_since(record.started_at).as_millis().max(0) as u64);
+        // The first time it counts from when it was planned.
+        let first = Timestamp::now().duration_since(record.started_at).as_millis().max(0) as u64;
+        record.start_ms = Some(if record.restarts == 0 { first } else { begun.elapsed().as_millis() as u64 });
     });
     reports.send(Report::Ready { record: Box::new(recorder.get()) });
     if spec.lifetime == Lifetime::Detached {

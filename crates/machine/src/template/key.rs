@@ -9,7 +9,7 @@ use serde::Serialize;
 use std::{collections::BTreeMap, fs, io, path::Path};
 
 /// Changes when machines are made differently, so that older templates are not taken for current ones.
-const LAYOUT: u32 = 4;
+const LAYOUT: u32 = 5;
 
 /// Why a machine can have no template.
 #[derive(Debug, thiserror::Error)]

@@ -110,7 +110,7 @@ pub fn qemu(home: &Home, folder: &Path, machine: &Machine<'_>, options: &[&str])
     command.args(["-serial", "file:console"]);
     command.arg("-kernel").arg(&kernel.vmlinux).arg("-initrd").arg(&kernel.initramfs).arg("-append").arg(
         format!(
-            "console=ttyS0 quiet reboot=t panic=-1 rdinit=/init rcupdate.rcu_expedited=1 tsc_early_khz={} lpj=4000000 no_timer_check \
+            "console=ttyS0 quiet reboot=t panic=-1 rdinit=/init rcupdate.rcu_expedited=1 tsc_early_khz={} tsc=reliable lpj=4000000 no_timer_check \
          mitigations=off cryptomgr.notests noreplace-smp",
             tsc::khz(&casemate_machine::Home::open(home.path()).unwrap())
         ),
