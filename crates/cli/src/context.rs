@@ -8,7 +8,11 @@ use crate::{
     render::Screen,
 };
 use casemate_proto::ids::Name;
-use std::{cell::RefCell, collections::BTreeSet, path::PathBuf};
+use std::{
+    cell::RefCell,
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
 /// The surroundings of a command.
 #[derive(Debug)]
@@ -42,6 +46,11 @@ impl Context {
     /// Reads the configuration.
     pub fn configuration(&self) -> Result<Configuration, Error> {
         Ok(config::load(self.home.path(), self.config.as_deref())?)
+    }
+
+    /// The configuration that was asked for in place of the home folder's files.
+    pub fn asked_config(&self) -> Option<&Path> {
+        self.config.as_deref()
     }
 
     /// The file that servers are added to.

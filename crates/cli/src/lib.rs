@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 pub mod args;
+pub mod clients;
 pub mod command;
 pub mod config;
 pub mod context;
@@ -17,6 +18,7 @@ pub mod embedded;
 pub mod engine;
 pub mod error;
 pub mod interrupt;
+pub mod mounts;
 pub mod render;
 pub mod units;
 

@@ -1,18 +1,20 @@
 //! What the agent knows and does, request by request.
 
 use crate::conversation::{Parking, Seat};
+use crate::egress::Egress;
 use crate::group::Groups;
 use crate::journal::Journal;
 use crate::launch::Launch;
 use crate::reaper::{Reaper, lock};
 use crate::reseed::{Hooked, Reseeder};
 use crate::server::{Process, Server};
-use crate::{boot, exec, failure, inventory, log, procfs, root, sys};
+use crate::{boot, exec, failure, inventory, log, mounts, procfs, root, sys};
 use casemate_proto::control::{
     Adopt, Clones, Configure, Failure, FailureCode, Inventory, Limits, Pong, Reseed, Root, ServerState,
     Settled, Started, Stats, VERSION, Welcome,
 };
 use casemate_proto::limits::STOP_GRACE;
+use casemate_proto::mount::{self, Kind, Mount};
 use rustix::time::{ClockId, Timespec};
 use std::ffi::CString;
 use std::os::fd::AsFd;
@@ -52,6 +54,8 @@ pub struct Agent {
     pub seat: Seat,
     /// Whether the conversation is to let go of its stream.
     pub parking: Parking,
+    /// The ways out of the machine.
+    pub egress: Egress,
     /// Room for programs beside the server.
     pub programs: Arc<Semaphore>,
     epoch: Mutex<Option<Epoch>>,
@@ -74,7 +78,9 @@ struct Setup {
     /// The epoch of the last `configure`.
     epoch: Option<String>,
     /// What is mounted.
-    root: Option<(Root, Limits)>,
+    root: Option<(Root, Vec<Mount>, Limits)>,
+    /// What is still to be mounted into it.
+    held: Vec<Mount>,
 }
 
 impl Agent {
@@ -90,6 +96,7 @@ impl Agent {
             journal,
             seat: Seat::default(),
             parking: Parking::default(),
+            egress: Egress::default(),
             programs: Arc::new(Semaphore::new(exec::PROGRAMS)),
             epoch: Mutex::new(None),
             setup: AsyncMutex::default(),
@@ -135,6 +142,13 @@ impl Agent {
                 return Err(failure::new(FailureCode::Params, "the root of this machine is ready already"));
             }
         };
+        if !config.mounts.is_empty() {
+            self.own_kernel("file systems")?;
+        }
+        if config.mounts.len() > mount::MOST {
+            let message = format!("more than {} file systems are to be mounted", mount::MOST);
+            return Err(failure::new(FailureCode::Params, message));
+        }
         let mut launch = Launch::new(&config, inside.clone())?;
         // Before anything that could use it.
         if let Some(entropy) = entropy {
@@ -142,6 +156,9 @@ impl Agent {
         }
         self.set_clock_and_name(config.clock_unix_ns, &config.hostname)?;
         let groups = self.prepare_root(&mut setup, &config).await?;
+        self.egress.configure(config.egress.as_ref(), self.kernel).await.map_err(|error| {
+            failure::new(FailureCode::System, format!("listen for the ways out: {error}"))
+        })?;
         if let Some(kind) = config.reseed {
             self.own_kernel("hooks against repeated random numbers")?;
             let run = Path::new(root::ROOT).join("run");
@@ -201,9 +218,12 @@ impl Agent {
         setup: &mut Setup,
         config: &Configure,
     ) -> Result<Option<Arc<Groups>>, Failure> {
-        let wanted = (config.root.clone(), config.limits);
+        let wanted = (config.root.clone(), config.mounts.clone(), config.limits);
         match &setup.root {
-            Some(mounted) if *mounted == wanted => return Ok(None),
+            Some(mounted) if *mounted == wanted => {
+                self.mount_held(setup, config.hold_volumes).await?;
+                return Ok(None);
+            }
             Some(_) => {
                 return Err(failure::new(
                     FailureCode::State,
@@ -213,11 +233,13 @@ impl Agent {
             None => {}
         }
         if let Root::Device { device, overlay } = &config.root {
-            root::assemble(device, overlay.as_deref(), &config.limits)
+            root::assemble(device, overlay.as_deref(), &config.mounts, &config.limits)
                 .await
                 .map_err(|error| failure::system(&error))?;
         }
+        setup.held = config.mounts.clone();
         setup.root = Some(wanted);
+        self.mount_held(setup, config.hold_volumes).await?;
         if self.kernel == Kernel::Shared {
             if let Err(error) = boot::loopback_up() {
                 // The backend's affair; a server without need of it runs all the same.
@@ -229,6 +251,14 @@ impl Agent {
         let total = procfs::memory_kb().0 * 1024;
         let memory = total.saturating_sub((total / 16).max(RESERVE_BYTES));
         Ok(Some(Arc::new(Groups::control(config.limits.processes, memory))))
+    }
+
+    /// Mounts what is not mounted yet, but for volumes where those are to wait.
+    async fn mount_held(&self, setup: &mut Setup, hold_volumes: bool) -> Result<(), Failure> {
+        let waits = |mount: &Mount| hold_volumes && mount.kind == Kind::Volume;
+        let (held, now) = std::mem::take(&mut setup.held).into_iter().partition(waits);
+        setup.held = held;
+        mounts::mount_all(&now).await.map_err(|error| failure::system(&error))
     }
 
     /// `start`.
@@ -248,10 +278,22 @@ impl Agent {
         let failed = |error: std::io::Error| {
             failure::new(FailureCode::System, format!("remove what the server wrote: {error}"))
         };
+        // Nothing that is mounted is removed with the rest.
+        let aside = mounts::in_writable(&self.mounts().await);
+        mounts::unmount_all(&aside).map_err(failed)?;
         root::wipe().map_err(failed)?;
+        mounts::mount_all(&aside).await.map_err(|error| failure::system(&error))?;
         root::seal_code_cache().map_err(failed)?;
         self.journal.clear();
         Ok(())
+    }
+
+    /// What is mounted beside the root.
+    async fn mounts(&self) -> Vec<Mount> {
+        let setup = self.setup.lock().await;
+        let mut mounts = setup.root.as_ref().map(|(_, mounts, _)| mounts.clone()).unwrap_or_default();
+        mounts.retain(|mount| !setup.held.contains(mount));
+        mounts
     }
 
     /// `settle`: waits until the server has used next to no processor time for a while, then freezes it.
@@ -314,6 +356,8 @@ impl Agent {
     pub async fn park(&self) {
         self.parking.park(self).await;
         self.journal.mark();
+        // It may be ended without ever being resumed.
+        mounts::sync(&self.mounts().await);
     }
 
     fn running(&self) -> Result<Arc<Process>, Failure> {
@@ -371,6 +415,12 @@ impl Agent {
         // A conversation's end may have the turn; then the server is ending already.
         let turn = self.server.turn().await;
         self.server.stop(&turn, grace).await;
+        let mut volumes = self.mounts().await;
+        volumes.retain(|mount| mount.kind == Kind::Volume);
+        // What is not written now is in the journal.
+        if let Err(error) = mounts::unmount_all(&volumes) {
+            log::warn(format_args!("unmount volumes: {error}"));
+        }
     }
 }
 

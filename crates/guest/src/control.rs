@@ -3,7 +3,7 @@
 //! This file frames and dispatches; what a request does is in `agent`, `exec` and `follow`.
 
 use crate::agent::Agent;
-use crate::{exec, failure, follow};
+use crate::{exec, failure, follow, ingress};
 use casemate_link::{Incoming, Stream};
 use casemate_proto::control::{Envelope, Failure, FailureCode, Hello, Reply, Request, Started};
 use casemate_proto::limits::{CONTROL_MESSAGE_BYTES, CONTROL_TIMEOUT, HANDSHAKE_TIMEOUT, STOP_GRACE};
@@ -19,10 +19,11 @@ use tokio::time::timeout;
 const READ_BYTES: usize = 16 << 10;
 
 /// The names on the wire, to tell an unknown method from wrong parameters of a known one.
-const METHODS: [&str; 14] = [
+const METHODS: [&str; 15] = [
     "hello",
     "configure",
     "start",
+    "listen",
     "ping",
     "stats",
     "signal",
@@ -181,6 +182,10 @@ async fn dispatch(agent: &Arc<Agent>, id: u64, request: Request) -> Result<Outco
             Reply::done(id, &Value::Object(Default::default()))
         }
         Request::Start => Reply::done(id, &agent.start().await?),
+        Request::Listen { patience_ms } => {
+            ingress::listen(agent, Duration::from_millis(patience_ms)).await?;
+            Reply::done(id, &Value::Object(Default::default()))
+        }
         Request::Ping => Reply::done(id, &agent.ping()),
         Request::Stats => Reply::done(id, &agent.stats()),
         Request::Signal { signal } => {

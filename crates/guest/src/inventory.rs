@@ -17,6 +17,8 @@ use std::os::fd::OwnedFd;
 const COMMAND_BYTES: usize = 1024;
 /// Open folders on the way down; deeper ones are left out.
 const DEPTH: usize = 32;
+/// The state of a TCP socket that listens, proc(5).
+const LISTEN: &str = "0A";
 /// How many bytes of a table of sockets are read.
 const TABLE_BYTES: u64 = 1 << 20;
 /// What the entries of one kind may take on the wire, so that the answer is a control message whatever names
@@ -153,6 +155,22 @@ fn list_sockets() -> Entries<SocketEntry> {
     entries
 }
 
+/// Where TCP connections are taken.
+pub fn listening() -> Vec<SocketAddr> {
+    let lines = |family: &str| {
+        let table = read_bounded(&format!("/proc/net/{family}"), TABLE_BYTES);
+        String::from_utf8_lossy(&table).lines().skip(1).filter_map(listener).collect::<Vec<_>>()
+    };
+    [lines("tcp"), lines("tcp6")].concat()
+}
+
+/// The address of a socket that listens, of a line of `/proc/net/tcp` or `tcp6`.
+fn listener(line: &str) -> Option<SocketAddr> {
+    let mut fields = line.split_ascii_whitespace().skip(1);
+    let local = parse_address(fields.next()?)?;
+    (fields.nth(1)? == LISTEN).then_some(local)
+}
+
 fn read_bounded(path: &str, limit: u64) -> Vec<u8> {
     let mut bytes = Vec::new();
     if let Ok(file) = fs::File::open(path) {
@@ -168,7 +186,6 @@ fn parse_inet(family: &str, line: &str) -> Option<SocketEntry> {
     let mut fields = line.split_ascii_whitespace().skip(1);
     let local = parse_address(fields.next()?)?;
     let peer = parse_address(fields.next()?)?;
-    const LISTEN: &str = "0A";
     let listening = fields.next()? == LISTEN;
     let peer = (peer.port() != 0).then(|| peer.to_string());
     // A datagram socket without a peer takes whatever comes.
@@ -219,9 +236,11 @@ mod tests {
             "   0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 1 1";
         let entry = parse_inet("tcp", line).unwrap();
         assert_eq!((entry.local.as_str(), entry.peer, entry.listening), ("127.0.0.1:8080", None, true));
+        assert_eq!(listener(line), "127.0.0.1:8080".parse().ok());
         let line = "1: 00000000000000000000000001000000:0050 00000000000000000000000001000000:C000 01 0";
         let entry = parse_inet("tcp6", line).unwrap();
         assert_eq!(entry.local, "[::1]:80");
+        assert_eq!(listener(line), None);
         assert_eq!(
             (entry.peer.as_deref(), entry.listening),
             Some("[::1]:49152").map(|p| (Some(p), false)).unwrap()

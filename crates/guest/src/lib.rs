@@ -4,6 +4,7 @@
 //! link ── serve ─┬─ 5252 conversation ──┐
 //!                ├─ 5253 control ── exec├── server ── launch ── spawn ── wall: the child's steps to its program
 //!                └─ 5255 ingress ───────┘      └── group: its end, with everything that it started
+//!   5254 <── egress: a proxy and forwarded ports on loopback, where the host gives any
 //! ```
 //!
 //! In a machine with a kernel of its own the agent is the first process ([`boot`], [`root`]); elsewhere the
@@ -15,6 +16,7 @@ pub mod args;
 pub mod boot;
 pub mod control;
 pub mod conversation;
+pub mod egress;
 pub mod exec;
 pub mod failure;
 pub mod filter;
@@ -26,6 +28,7 @@ pub mod journal;
 pub mod launch;
 pub mod log;
 pub mod modules;
+pub mod mounts;
 pub mod port;
 pub mod procfs;
 pub mod reaper;

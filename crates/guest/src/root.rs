@@ -3,9 +3,9 @@
 //! It is put together below [`ROOT`] in the agent's own tree, where the agent can look into it; each child
 //! makes it its root (see `wall`). Nothing of the initramfs and no device but those listed here is in it.
 
-use crate::wall::SERVER_ID;
-use crate::{log, modules};
+use crate::{log, modules, mounts};
 use casemate_proto::control::Limits;
+use casemate_proto::mount::{Mount, SERVER_ID};
 use rustix::fs::{CWD, FileType, Mode, makedev};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
@@ -69,16 +69,30 @@ pub enum RootError {
         /// Why.
         source: io::Error,
     },
+    /// Something of the image is where a folder would have to be.
+    #[error("{target} cannot be mounted on: in the image {by} is no folder")]
+    Occupied {
+        /// Where something was to be mounted.
+        target: String,
+        /// What is there, a link or a file.
+        by: String,
+    },
     /// The device did not show up.
     #[error("block device {0} does not exist")]
     NoDevice(String),
 }
 
-/// Mounts everything; on failure nothing of it stays mounted.
-pub async fn assemble(device: &str, overlay: Option<&str>, limits: &Limits) -> Result<(), RootError> {
-    let result = try_assemble(device, overlay, limits).await;
+/// Mounts everything but `wanted`, for which there is a folder afterwards; on failure nothing of it stays
+/// mounted.
+pub async fn assemble(
+    device: &str,
+    overlay: Option<&str>,
+    wanted: &[Mount],
+    limits: &Limits,
+) -> Result<(), RootError> {
+    let result = try_assemble(device, overlay, wanted, limits).await;
     if result.is_err() {
-        for target in [ROOT, UPPER, LOWER] {
+        for target in [ROOT, UPPER, LOWER, mounts::POINTS] {
             // Not mounted yet, most of the time.
             let _ = rustix::mount::unmount(target, UnmountFlags::DETACH);
         }
@@ -86,26 +100,49 @@ pub async fn assemble(device: &str, overlay: Option<&str>, limits: &Limits) -> R
     result
 }
 
-async fn try_assemble(device: &str, overlay: Option<&str>, limits: &Limits) -> Result<(), RootError> {
+async fn try_assemble(
+    device: &str,
+    overlay: Option<&str>,
+    wanted: &[Mount],
+    limits: &Limits,
+) -> Result<(), RootError> {
     let read_only = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOATIME;
     create_folder(ROOT)?;
     wait_for(device).await?;
-    match overlay {
-        None => mount(device, ROOT, "erofs", read_only, None)?,
-        Some(upper) => {
-            modules::load(modules::OVERLAY);
-            wait_for(upper).await?;
-            let writable = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOATIME;
-            for folder in ["/layers", LOWER, UPPER] {
-                create_folder(folder)?;
+    if overlay.is_none() && wanted.is_empty() {
+        mount(device, ROOT, "erofs", read_only, None)?;
+    } else {
+        for folder in ["/layers", LOWER] {
+            create_folder(folder)?;
+        }
+        mount(device, LOWER, "erofs", read_only, None)?;
+        let points = mounts::make_points(wanted, LOWER)?;
+        let lower = points.map_or_else(|| LOWER.to_owned(), |points| format!("{points}:{LOWER}"));
+        match overlay {
+            None if points.is_none() => {
+                let moved = rustix::mount::mount_move(LOWER, ROOT);
+                moved.map_err(|error| RootError::Mount {
+                    what: LOWER.into(),
+                    target: ROOT.into(),
+                    source: error.into(),
+                })?;
             }
-            mount(device, LOWER, "erofs", read_only, None)?;
-            mount(upper, UPPER, "ext4", writable, None)?;
-            let (top, work) = (format!("{UPPER}/upper"), format!("{UPPER}/work"));
-            create_folder(&top)?;
-            create_folder(&work)?;
-            let options = format!("lowerdir={LOWER},upperdir={top},workdir={work}");
-            mount("overlay", ROOT, "overlay", writable, Some(&options))?;
+            None => {
+                modules::load(modules::OVERLAY);
+                mount("overlay", ROOT, "overlay", read_only, Some(&format!("lowerdir={lower}")))?;
+            }
+            Some(upper) => {
+                modules::load(modules::OVERLAY);
+                wait_for(upper).await?;
+                let writable = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOATIME;
+                create_folder(UPPER)?;
+                mount(upper, UPPER, "ext4", writable, None)?;
+                let (top, work) = (format!("{UPPER}/upper"), format!("{UPPER}/work"));
+                create_folder(&top)?;
+                create_folder(&work)?;
+                let options = format!("lowerdir={lower},upperdir={top},workdir={work}");
+                mount("overlay", ROOT, "overlay", writable, Some(&options))?;
+            }
         }
     }
     mount_bounded(limits)?;
@@ -199,11 +236,11 @@ pub fn wipe() -> io::Result<()> {
     Ok(())
 }
 
-fn inside(path: &str) -> String {
+pub(crate) fn inside(path: &str) -> String {
     format!("{ROOT}{path}")
 }
 
-fn create_folder(path: &str) -> Result<(), RootError> {
+pub(crate) fn create_folder(path: &str) -> Result<(), RootError> {
     match std::fs::create_dir(path) {
         Err(source) if source.kind() != io::ErrorKind::AlreadyExists => {
             Err(RootError::Create { path: path.to_owned(), source })
@@ -212,7 +249,7 @@ fn create_folder(path: &str) -> Result<(), RootError> {
     }
 }
 
-fn mount(
+pub(crate) fn mount(
     what: &str,
     target: &str,
     kind: &str,
@@ -224,7 +261,7 @@ fn mount(
     rustix::mount::mount(what, target, kind, flags, options.as_deref()).map_err(|error| failed(error.into()))
 }
 
-async fn wait_for(device: &str) -> Result<(), RootError> {
+pub(crate) async fn wait_for(device: &str) -> Result<(), RootError> {
     for attempt in 0..DEVICE_TRIES {
         match rustix::fs::stat(device) {
             Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::BlockDevice => return Ok(()),

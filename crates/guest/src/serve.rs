@@ -4,7 +4,7 @@ use crate::agent::{Agent, Kernel};
 use crate::args::Link;
 use crate::port::{self, Port, virtio};
 use crate::{control, conversation, ingress, log, modules};
-use casemate_link::{Incoming, Listener, VsockPort, mux};
+use casemate_link::{Connector, Incoming, Listener, VsockPort, mux};
 use casemate_proto::limits::{STOP_GRACE, STREAMS};
 use casemate_proto::mux::ResetCode;
 use casemate_proto::port::{CONTROL, CONVERSATION, INGRESS, LINK};
@@ -106,6 +106,7 @@ async fn devices(agent: Arc<Agent>) -> Result<Never, LinkError> {
 async fn unix(folder: &Path, agent: Arc<Agent>) -> Result<Never, LinkError> {
     let listener = Listener::unix(folder, &PORTS)
         .map_err(|source| LinkError::Unix { folder: folder.to_owned(), source })?;
+    agent.egress.use_link(Connector::Unix { dir: folder.to_owned() });
     accept(listener, agent).await
 }
 
@@ -129,6 +130,7 @@ where
 {
     let (handle, driver) = mux::attach_guest(io);
     tokio::spawn(driver);
+    agent.egress.use_link(Connector::Mux(handle.clone()));
     accept(Listener::mux(handle), agent).await
 }
 

@@ -3,6 +3,7 @@
 
 use rustix::thread::UnshareFlags;
 use std::io;
+use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -50,6 +51,26 @@ pub fn loopback_up(socket: BorrowedFd<'_>) -> io::Result<()> {
     request.ifr_ifru.ifru_flags = up;
     // SAFETY: as above.
     check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &request) })
+}
+
+/// Gives the loopback interface a further address, and with it the network that such an address has by its
+/// class; `socket` is one of IPv4.
+pub fn loopback_address(socket: BorrowedFd<'_>, address: Ipv4Addr) -> io::Result<()> {
+    // SAFETY: `ifreq` is plain data for which zeros are valid.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(b"lo:1") {
+        *to = *from as libc::c_char;
+    }
+    let address = libc::sockaddr_in {
+        sin_family: libc::AF_INET as libc::sa_family_t,
+        sin_port: 0,
+        sin_addr: libc::in_addr { s_addr: u32::from(address).to_be() },
+        sin_zero: [0; 8],
+    };
+    // SAFETY: both are plain data of one size, and this is what the one is made for.
+    request.ifr_ifru.ifru_addr = unsafe { std::mem::transmute::<libc::sockaddr_in, libc::sockaddr>(address) };
+    // SAFETY: `request` is an `ifreq` with a terminated name, alive over the call.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFADDR, &request) })
 }
 
 /// Sends a signal, by number, to a process group.

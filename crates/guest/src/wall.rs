@@ -20,8 +20,7 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::OwnedFd;
 
-/// User and group of servers in a machine whose agent is root.
-pub const SERVER_ID: u32 = 1000;
+pub use casemate_proto::mount::SERVER_ID;
 
 /// Above everything else in a machine, below the agent by far.
 const OOM_SCORE: &[u8] = b"500";

@@ -72,6 +72,17 @@ pub fn pack(tree: &Path, image: &Path, seed: &Digest) -> Result<Digest, ErofsErr
     digest(image).map_err(|source| ErofsError::Read { path: image.to_owned(), source })
 }
 
+/// As [`pack`], but with the times that things in `tree` have, and as the property of user and group `owner`.
+///
+/// The image also holds the time at which it was made: two of the same tree differ in that.
+pub fn pack_folder(tree: &Path, image: &Path, seed: &Digest, owner: u32) -> Result<Digest, ErofsError> {
+    let program = find("mkfs.erofs")?;
+    let (uuid, user, group) = (uuid(seed), format!("--force-uid={owner}"), format!("--force-gid={owner}"));
+    let arguments = ["-x-1", &user, &group, "--quiet", "-U", &uuid].map(OsStr::new);
+    run(&program, &arguments, &[image.as_os_str(), tree.as_os_str()], tree)?;
+    digest(image).map_err(|source| ErofsError::Read { path: image.to_owned(), source })
+}
+
 /// Unpacks the image into the folder `tree`, which must not exist.
 pub fn unpack(image: &Path, tree: &Path) -> Result<(), ErofsError> {
     let program = find("fsck.erofs")?;

@@ -14,6 +14,7 @@ pub mod build;
 pub mod confine;
 pub mod erofs;
 pub mod files;
+pub mod folder;
 pub mod kernel;
 pub mod partial;
 pub mod progress;

@@ -14,7 +14,9 @@ pub mod backend;
 pub mod cgroup;
 pub mod client;
 mod control;
+mod disks;
 pub mod doctor;
+pub mod egress;
 mod hangup;
 pub mod home;
 mod jsonl;
@@ -28,16 +30,19 @@ pub mod supervise;
 pub mod supervisor;
 mod sys;
 pub mod template;
+pub mod volume;
 
 pub use client::{
     ConversationEnd, LaunchError, Leased, Session, SessionError, launch, launch_from, launch_from_template,
 };
+pub use egress::Egress;
 pub use home::{Home, HomeError};
 pub use record::{Record, State, Status};
 pub use registry::Registry;
 pub use spec::{
-    Accelerator, BackendKind, Conversation, Isolation, Level, Lifetime, Origin, Resources, Restart, Spec,
-    Workload,
+    Accelerator, BackendKind, Conversation, FolderMount, Isolation, Level, Lifetime, Origin, Resources,
+    Restart, Spec, VolumeMount, Workload,
 };
 pub use sys::seal_descriptors;
 pub use template::{Step, Templates};
+pub use volume::{Volume, VolumeError, Volumes};

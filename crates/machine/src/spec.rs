@@ -1,6 +1,7 @@
 //! What is to run, and within which bounds: all that a supervisor is told.
 
-use casemate_proto::{control, ids::Name};
+use crate::egress::Egress;
+use casemate_proto::{control, ids::Name, mount::Target};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, fmt, path::PathBuf, str::FromStr};
 
@@ -218,6 +219,9 @@ pub struct Workload {
     pub cwd: String,
     /// How it is reached.
     pub transport: control::Transport,
+    /// The path of its MCP endpoint, where it is reached by HTTP; `/mcp` if nothing was said.
+    #[serde(default)]
+    pub http_path: Option<String>,
     /// Bounds inside the machine.
     pub limits: control::Limits,
     /// How its runtime is kept from repeating random numbers in clones; nothing where it cannot be, and
@@ -227,6 +231,37 @@ pub struct Workload {
     pub conversation: Conversation,
     /// Whether writes to the root go to a device of their own, so that they can be compared from outside.
     pub overlay: bool,
+    /// What it may reach outside.
+    #[serde(default)]
+    pub egress: Egress,
+    /// Folders of the host that it can read.
+    #[serde(default)]
+    pub folders: Vec<FolderMount>,
+    /// What it writes that outlives its machines.
+    #[serde(default)]
+    pub volumes: Vec<VolumeMount>,
+}
+
+/// A folder of the host, as it was when it was packed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FolderMount {
+    /// An EROFS image.
+    pub image: PathBuf,
+    /// The image's digest.
+    pub digest: String,
+    /// Where it is mounted, read-only.
+    pub target: Target,
+}
+
+/// A [volume](crate::volume).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeMount {
+    /// Its name.
+    pub name: Name,
+    /// Its size, in bytes.
+    pub bytes: u64,
+    /// Where it is mounted.
+    pub target: Target,
 }
 
 /// Everything that a supervisor is told about the machine that it is to make.

@@ -1,5 +1,5 @@
-//! MCP as casemate speaks it: JSON-RPC envelopes over raw JSON, bounded framing, the id multiplexer, and a
-//! client for both eras of the protocol over any byte stream.
+//! MCP as casemate speaks it: JSON-RPC envelopes over raw JSON, bounded framing, the id multiplexer, a client
+//! for both eras of the protocol over any byte stream, and a bridge from such a stream to Streamable HTTP.
 //!
 //! ```text
 //! bytes ── framing ──> Message ── multiplex ──> its one owner
@@ -15,6 +15,7 @@ pub mod compose;
 pub mod envelope;
 pub mod era;
 pub mod framing;
+pub mod http;
 pub mod multiplex;
 pub mod object;
 

@@ -13,7 +13,7 @@
 //!                                          <── {"id":1,"result":{"pid":7}}
 //! ```
 
-use crate::limits;
+use crate::{limits, mount::Mount};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -54,6 +54,12 @@ pub enum Request {
     Configure(Box<Configure>),
     /// Starts the server, whose stdin and stdout wait for a conversation; does nothing if one waits already.
     Start,
+    /// Starts a server that is reached by HTTP, should it not run, and waits until it listens on its port; refused
+    /// in words where it does not.
+    Listen {
+        /// How long it may take, in milliseconds.
+        patience_ms: u64,
+    },
     /// Is the agent alive, and what is the server's state? Answered with [`Pong`].
     Ping,
     /// Memory, processor and counters. Answered with [`Stats`].
@@ -120,6 +126,13 @@ pub struct Configure {
     pub cwd: String,
     /// Where the root file system comes from.
     pub root: Root,
+    /// What is mounted into it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mounts: Vec<Mount>,
+    /// Volumes are not mounted yet but by the next `configure`: in a machine that becomes a template, whose clones
+    /// would write what it remembers of one over what came after.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub hold_volumes: bool,
     /// How the server is reached.
     pub transport: Transport,
     /// Bounds on what runs inside.
@@ -134,6 +147,24 @@ pub struct Configure {
     /// template's, or is one that holds no server.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reseed: Option<Reseed>,
+    /// The ways out of the machine; absent where there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress: Option<Egress>,
+}
+
+/// Ways out of a machine, see [`egress`](crate::egress). Where each leads is the host's affair.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Egress {
+    /// The port of guest loopback at which the agent offers a proxy (HTTP and SOCKS 5).
+    #[serde(default)]
+    pub proxy: Option<u16>,
+    /// Ports of guest loopback that the host forwards.
+    #[serde(default)]
+    pub forwards: Vec<u16>,
+    /// Names that lead outside by themselves, for programs that heed no proxy.
+    #[serde(default)]
+    pub names: Vec<crate::egress::Allow>,
 }
 
 /// How a runtime is made to forget, in a clone, the random numbers that it had drawn ahead.

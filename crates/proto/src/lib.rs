@@ -5,9 +5,11 @@
 #![forbid(unsafe_code)]
 
 pub mod control;
+pub mod egress;
 pub mod frame;
 pub mod ids;
 pub mod limits;
 pub mod line;
+pub mod mount;
 pub mod mux;
 pub mod port;

@@ -14,6 +14,9 @@ pub const FRAME_BYTES: usize = 64 << 10;
 /// The most streams that one link carries at once, native or multiplexed.
 pub const STREAMS: usize = 64;
 
+/// How many of them a guest may have opened: the host needs some for itself, whatever its guest does.
+pub const GUEST_STREAMS: usize = 40;
+
 /// How much of a server's stderr is kept for the report of its exit.
 pub const STDERR_TAIL_BYTES: usize = 8 << 10;
 

@@ -2,7 +2,10 @@
 
 use super::options::{LaterOptions, LifeOptions, MachineOptions, ServerOptions};
 use crate::{
-    config::store::{Definition, Store},
+    config::{
+        store::{Definition, Store},
+        transport::Transport,
+    },
     context::Context,
     engine::{
         self, Source,
@@ -68,6 +71,11 @@ struct Added<'a> {
 /// Builds the server's image and writes the server down.
 pub async fn run(args: Add, context: &Context) -> Result<Outcome, Error> {
     args.later.refuse()?;
+    args.server
+        .egress()
+        .check(args.server.transport.port)
+        .map_err(|conflict| Error::usage(conflict.to_string()))?;
+    let transport = engine::transport(&args.server, &Transport::Stdio)?;
     let wanted = args.wanted(context)?;
     let configuration = context.configuration()?;
     let file = context.config_file()?;
@@ -100,6 +108,13 @@ pub async fn run(args: Add, context: &Context) -> Result<Outcome, Error> {
         idle: args.life.idle.map(|idle| idle.to_string()),
         restart: args.life.restart.map(|policy| policy.to_string()),
         env: args.server.env.iter().cloned().collect(),
+        allow: args.server.allow.iter().map(ToString::to_string).collect(),
+        forward: args.server.forward.iter().map(ToString::to_string).collect(),
+        transport: (transport != Transport::Stdio).then(|| transport.as_str().to_owned()),
+        port: transport.port(),
+        path: transport.path().map(str::to_owned),
+        mounts: args.server.mount.iter().map(ToString::to_string).collect(),
+        volumes: args.server.volume.iter().map(ToString::to_string).collect(),
         version: images::version(&wanted.source, &image.meta),
         image: Some(image.digest.clone()),
     };

@@ -10,12 +10,6 @@ pub enum Later {
     /// Run the gateway (not built yet)
     #[command(hide = true, disable_help_flag = true)]
     Serve(Rest),
-    /// Print or write a client's configuration (not built yet)
-    #[command(hide = true, disable_help_flag = true)]
-    ClientConfig(Rest),
-    /// Wrap the servers that a client has (not built yet)
-    #[command(hide = true, disable_help_flag = true)]
-    Import(Rest),
     /// Run the SSH automation server (not built yet)
     #[command(hide = true, disable_help_flag = true)]
     SshServer(Rest),
@@ -31,9 +25,6 @@ pub enum Later {
     /// Render results (not built yet)
     #[command(hide = true, disable_help_flag = true)]
     Report(Rest),
-    /// List, inspect and remove volumes (not built yet)
-    #[command(hide = true, disable_help_flag = true)]
-    Volume(Rest),
     /// Compare and approve pinned tool definitions (not built yet)
     #[command(hide = true, disable_help_flag = true)]
     Lock(Rest),
@@ -54,16 +45,11 @@ impl Later {
             Self::Serve(_) => {
                 ("serve", "`casemate run NAME` serves one client over standard input and output")
             }
-            Self::ClientConfig(_) => {
-                ("client-config", "name `casemate run NAME` as the command in the client")
-            }
-            Self::Import(_) => ("import", "`casemate add NAME COMMAND` takes a server from a client by hand"),
             Self::SshServer(_) => ("ssh-server", "there is no substitute in this version"),
             Self::Load(_) => ("load", "`casemate test` times one machine"),
             Self::Reliability(_) => ("reliability", "there is no substitute in this version"),
             Self::Verify(_) => ("verify", "there is no substitute in this version"),
             Self::Report(_) => ("report", "commands with --json print what a report would be made of"),
-            Self::Volume(_) => ("volume", "there is no substitute in this version"),
             Self::Lock(_) => ("lock", "`casemate list --json` shows the image that each server is pinned to"),
         };
         Error::unavailable(format!("`casemate {name}` is not built yet")).hint(instead)

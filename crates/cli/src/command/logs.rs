@@ -40,14 +40,18 @@ pub struct Logs {
     /// Print what the VMM said
     #[arg(long, conflicts_with = "console")]
     vmm: bool,
+    /// Print what the server tried to reach outside, with the verdicts, as JSON lines
+    #[arg(long, conflicts_with_all = ["console", "vmm"])]
+    egress: bool,
 }
 
 /// Prints a log.
 pub async fn run(args: Logs, context: &Context) -> Result<Outcome, Error> {
     let record = find(context, &args.name)?;
-    let which = match (args.console, args.vmm) {
-        (true, _) => "console",
-        (_, true) => "vmm",
+    let which = match (args.console, args.vmm, args.egress) {
+        (true, _, _) => "console",
+        (_, true, _) => "vmm",
+        (_, _, true) => "egress",
         _ => "server",
     };
     let path = context.home.machine(&record.id).join("logs").join(format!("{which}.log"));

@@ -2,8 +2,11 @@
 
 pub mod add;
 pub mod call;
+pub mod client_config;
+pub mod client_file;
 pub mod doctor;
 pub mod image;
+pub mod import;
 pub mod kernel;
 pub mod later;
 pub mod launch;
@@ -19,6 +22,7 @@ pub mod stop;
 pub mod template;
 pub mod test;
 pub mod tools;
+pub mod volume;
 
 use crate::{
     args::Command,
@@ -36,9 +40,12 @@ pub async fn dispatch(command: Command, context: &Rc<Context>) -> Result<Outcome
         Command::Add(args) => add::run(*args, context).await,
         Command::Remove(args) => remove::run(args, context),
         Command::List(args) => list::run(args, context),
+        Command::ClientConfig(args) => client_config::run(*args, context),
+        Command::Import(args) => import::run(*args, context).await,
         Command::Image(args) => image::run(args, context).await,
         Command::Kernel(args) => kernel::run(args, context).await,
         Command::Template(args) => template::run(args, context),
+        Command::Volume(args) => volume::run(args, context),
         Command::Launch(args) => launch::run(*args, context).await,
         Command::LaunchMany(args) => launch_many::run(*args, context).await,
         Command::Status(args) => status::run(args, context),

@@ -1,10 +1,13 @@
 //! Options that several commands share.
 
 use crate::{
+    config::transport::TransportOptions,
     engine::{BackendKind, Isolation, Restart},
     error::Error,
+    mounts::{FolderWish, VolumeWish},
     units::Idle,
 };
+use casemate_machine::egress::{Allow, Egress, Forward};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
 /// The least and the most memory of a machine, in MiB. With 78 the distribution's kernel has not enough to
@@ -35,6 +38,13 @@ pub struct MachineOptions {
     pub vcpus: Option<u32>,
 }
 
+impl ServerOptions {
+    /// What the server may reach.
+    pub fn egress(&self) -> Egress {
+        Egress { allow: self.allow.clone(), forward: self.forward.clone() }
+    }
+}
+
 impl MachineOptions {
     /// Asks for a microVM, unless something else was asked for.
     pub fn ask_for_microvm(&mut self) {
@@ -54,6 +64,21 @@ pub struct ServerOptions {
     /// Set an environment variable of the server; may be repeated
     #[arg(long, value_name = "K=V", value_parser = variable)]
     pub env: Vec<(String, String)>,
+    /// Let the server reach a host, or the hosts below a name (*.SUFFIX:PORT); may be repeated
+    #[arg(long, value_name = "HOST:PORT")]
+    pub allow: Vec<Allow>,
+    /// Have a port on the machine's loopback lead to a host; may be repeated
+    #[arg(long, value_name = "GUESTPORT=HOST:PORT")]
+    pub forward: Vec<Forward>,
+    /// How it is reached.
+    #[command(flatten)]
+    pub transport: TransportOptions,
+    /// Give the server a folder of this host to read, as it is now; may be repeated
+    #[arg(long, value_name = "HOST:GUEST[:ro]", value_parser = FolderWish::here)]
+    pub mount: Vec<FolderWish>,
+    /// Give the server a volume to write to, which outlives the machine; made if it is not there [size: 1GiB]
+    #[arg(long, value_name = "NAME:GUEST[:SIZE]")]
+    pub volume: Vec<VolumeWish>,
 }
 
 /// Options of the start of a machine.
@@ -83,21 +108,9 @@ pub struct LifeOptions {
 /// Options of later versions: understood, and refused.
 #[derive(Debug, Clone, Default, PartialEq, clap::Args)]
 pub struct LaterOptions {
-    /// Give the server a folder of the host (not built yet)
-    #[arg(long, value_name = "HOST:GUEST[:ro|rw]", hide = true)]
-    pub mount: Vec<String>,
-    /// Give the server a named writable volume (not built yet)
-    #[arg(long, value_name = "NAME:GUEST[:SIZE]", hide = true)]
-    pub volume: Vec<String>,
     /// Give the server a secret (not built yet)
     #[arg(long, value_name = "NAME=SOURCE", hide = true)]
     pub secret: Vec<String>,
-    /// Let the server reach a host (not built yet)
-    #[arg(long, value_name = "HOST:PORT", hide = true)]
-    pub allow: Vec<String>,
-    /// Forward a port inside the machine to a host (not built yet)
-    #[arg(long, value_name = "GUESTPORT=HOST:PORT", hide = true)]
-    pub forward: Vec<String>,
     /// Start from this template (not built yet)
     #[arg(long, value_name = "KEY", hide = true)]
     pub template: Option<String>,
@@ -107,19 +120,7 @@ impl LaterOptions {
     /// Refuses the first option that was given, rather than dropping it.
     pub fn refuse(&self) -> Result<(), Error> {
         let given = [
-            ("--mount", "the server would not see the folder", !self.mount.is_empty()),
-            ("--volume", "what the server writes would be lost", !self.volume.is_empty()),
             ("--secret", "the server would start without its secret", !self.secret.is_empty()),
-            (
-                "--allow",
-                "the server would not reach the host: machines have no network",
-                !self.allow.is_empty(),
-            ),
-            (
-                "--forward",
-                "the server would not reach the host: machines have no network",
-                !self.forward.is_empty(),
-            ),
             ("--template", "the machine starts from its server's own", self.template.is_some()),
         ];
         match given.iter().find(|(_, _, given)| *given) {
@@ -197,7 +198,7 @@ mod tests {
     #[test]
     fn every_later_option_is_refused() {
         assert!(LaterOptions::default().refuse().is_ok());
-        let given = LaterOptions { allow: vec!["h:1".into()], ..LaterOptions::default() };
+        let given = LaterOptions { template: Some("k".into()), ..LaterOptions::default() };
         assert_eq!(given.refuse().unwrap_err().kind().exit_code(), 4);
     }
 }

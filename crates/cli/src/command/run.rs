@@ -2,7 +2,10 @@
 
 use super::options::{LaterOptions, MachineOptions, ServerOptions, StartOptions};
 use crate::{
-    config::settings::{self, Flags},
+    config::{
+        settings::{self, Flags},
+        transport::Transport,
+    },
     context::Context,
     engine::{self, ConversationEnd, Leased, Target, Unknown, asking},
     error::{Error, Outcome},
@@ -95,7 +98,7 @@ pub async fn run(args: Run, context: &Context) -> Result<Outcome, Error> {
             Err(Error::server(format!("machine {name} ended: {reason}")).log(&logs))
         }
         (ended @ (Ended::Client | Ended::Server), Some(ConversationEnd::ServerExited(exit)))
-            if !in_peace(ended, &exit) =>
+            if !in_peace(ended, &exit, &target.transport) =>
         {
             let tail = harmless(exit.stderr_tail.trim());
             let tail = (!tail.is_empty()).then(|| format!("its last words: {tail}"));
@@ -166,10 +169,12 @@ async fn unheard() {
 
 /// Whether a server ended as servers do: by itself or, after its input had ended, by the signals that are
 /// sent to one that lingers.
-fn in_peace(ended: Ended, exit: &Exit) -> bool {
+fn in_peace(ended: Ended, exit: &Exit, transport: &Transport) -> bool {
     const SENT: [i32; 2] = [Signal::TERM.as_raw(), Signal::KILL.as_raw()];
     let was_sent = ended == Ended::Client && exit.signal.is_some_and(|signal| SENT.contains(&signal));
-    exit.code == Some(0) || was_sent
+    // One that has no input is always told by a signal, and may have an exit code of its own for that.
+    let was_told = ended == Ended::Client && *transport != Transport::Stdio;
+    exit.code == Some(0) || was_sent || was_told
 }
 
 fn describe(exit: &Exit) -> String {

@@ -2,13 +2,16 @@
 
 use super::{
     error::{ConfigError, Place},
+    transport::{Transport, TransportOptions},
     written::{self, At},
 };
 use crate::{
     command::options::{LifeOptions, MEMORY_LIMIT_MB, MEMORY_MB, VCPUS, check_variable},
     engine::{BackendKind, Isolation, Registries, Restart, Source},
+    mounts::{FolderWish, InvalidMount, VolumeWish},
     units::{HealthInterval, Idle, Size},
 };
+use casemate_machine::Egress;
 use casemate_proto::ids::Name;
 use std::{collections::BTreeMap, error::Error as StdError, ops::RangeInclusive, path::PathBuf};
 
@@ -101,10 +104,18 @@ pub struct Server {
     pub memory_mb: Option<u32>,
     /// Virtual processors of its machines.
     pub vcpus: Option<u32>,
+    /// How it is reached.
+    pub transport: Transport,
     /// What becomes of its machines once they are ready.
     pub life: LifeOptions,
     /// Its environment.
     pub env: BTreeMap<String, String>,
+    /// What it may reach outside.
+    pub egress: Egress,
+    /// Folders of the host that it is given.
+    pub folders: Vec<FolderWish>,
+    /// Volumes that it is given.
+    pub volumes: Vec<VolumeWish>,
     /// The image that `add` built.
     pub pinned: Option<Pinned>,
     /// Tools that ask for a wall of their own.
@@ -224,16 +235,7 @@ impl Server {
         };
         let isolation = written.isolation.map(isolation).transpose()?;
         let mut unbuilt: Vec<Unbuilt> = written.later.into_iter().map(Unbuilt::key).collect();
-        if let Some(transport) = written.transport {
-            match transport.value.as_str() {
-                "stdio" => {}
-                "http" => {
-                    unbuilt.push(Unbuilt { what: "transport \"http\"".to_owned(), place: transport.place })
-                }
-                _ => return Err(at(transport.place, "transport", "write \"stdio\" or \"http\"")),
-            }
-        }
-        unbuilt.extend(written.port.map(|port| Unbuilt { what: "port".to_owned(), place: port.place }));
+        let transport = transport(written.transport, written.port, written.path)?;
         let memory_mb = sized(written.memory_mb, "memory_mb", &MEMORY_MB)?;
         let vcpus = sized(written.vcpus, "vcpus", &VCPUS)?;
         let mut tools = Vec::new();
@@ -256,6 +258,10 @@ impl Server {
             check_variable(&key.value, &value).map_err(|error| at(key.place, &key.value, error))?;
             env.insert(key.value, value);
         }
+        let folders = written.folders.into_iter().map(folder).collect::<Result<_, _>>()?;
+        let volumes = written.volumes.map(volumes).transpose()?.unwrap_or_default();
+        let egress =
+            Egress { allow: listed(written.allow, "allow")?, forward: listed(written.forward, "forward")? };
         let version = written.version.map(|version| version.value);
         let pinned = written.image.map(|image| Pinned { digest: image.value, version });
         Ok(Self {
@@ -269,8 +275,12 @@ impl Server {
             backend: parse(written.backend, "backend")?,
             memory_mb,
             vcpus,
+            transport,
             life: life(written.idle, written.restart)?,
             env,
+            egress,
+            folders,
+            volumes,
             pinned,
             tools,
             unbuilt,
@@ -300,12 +310,44 @@ fn command(at: At<String>) -> Result<At<Vec<String>>, ConfigError> {
     }
 }
 
+fn folder(at: At<written::Folder>) -> Result<FolderWish, ConfigError> {
+    let wish = match at.value {
+        written::Folder::Line(text) => text.parse(),
+        written::Folder::Parts { host, target, writable } => FolderWish::new(&host, &target, writable),
+    };
+    wish.map_err(|error| self::at(at.place, "mounts", error))
+}
+
+fn volumes(at: At<Vec<String>>) -> Result<Vec<VolumeWish>, ConfigError> {
+    let wishes = at.value.iter().map(|text| text.parse()).collect::<Result<_, InvalidMount>>();
+    wishes.map_err(|error| self::at(at.place, "volumes", error))
+}
+
 /// A level of isolation; a unikernel is a guest with a kernel of its own.
 fn isolation(at: At<String>) -> Result<Isolation, ConfigError> {
     match at.value.as_str() {
         "unikernel" => Ok(Isolation::Microvm),
         _ => parse_one(at, "isolation"),
     }
+}
+
+/// How a server is reached. What is wrong is told with the last line that says something of it.
+fn transport(
+    kind: Option<At<String>>,
+    port: Option<At<i64>>,
+    path: Option<At<String>>,
+) -> Result<Transport, ConfigError> {
+    let of = |at: &At<String>| at.place.clone();
+    let places = [path.as_ref().map(of), port.as_ref().map(|at| at.place.clone()), kind.as_ref().map(of)];
+    let Some(place) = places.into_iter().flatten().max_by_key(|place| place.line) else {
+        return Ok(Transport::Stdio);
+    };
+    let said = TransportOptions {
+        transport: parse(kind, "transport")?,
+        port: sized(port, "port", &(1..=u32::from(u16::MAX)))?.and_then(|port| u16::try_from(port).ok()),
+        path: path.map(|path| path.value),
+    };
+    said.over(&Transport::Stdio).map_err(|error| at(place, "transport", error))
 }
 
 fn life(idle: Option<At<String>>, restart: Option<At<String>>) -> Result<LifeOptions, ConfigError> {
@@ -317,6 +359,16 @@ where
     T: std::str::FromStr<Err: Into<Box<dyn StdError + Send + Sync>>>,
 {
     value.map(|at| parse_one(at, key)).transpose()
+}
+
+/// Each text of a list.
+fn listed<T>(list: Option<At<Vec<String>>>, key: &str) -> Result<Vec<T>, ConfigError>
+where
+    T: std::str::FromStr<Err: Into<Box<dyn StdError + Send + Sync>>>,
+{
+    let Some(At { place, value: texts }) = list else { return Ok(Vec::new()) };
+    let parsed = texts.into_iter().map(|value| parse_one(At { place: place.clone(), value }, key));
+    parsed.collect()
 }
 
 fn parse_one<T>(value: At<String>, key: &str) -> Result<T, ConfigError>

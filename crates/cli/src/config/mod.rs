@@ -19,6 +19,7 @@ pub mod settings;
 pub mod store;
 mod table;
 mod toml;
+pub mod transport;
 pub mod written;
 
 pub use error::{ConfigError, Place};

@@ -26,6 +26,13 @@ pub struct Definition {
     pub idle: Option<String>,
     pub restart: Option<String>,
     pub env: BTreeMap<String, String>,
+    pub mounts: Vec<String>,
+    pub volumes: Vec<String>,
+    pub transport: Option<String>,
+    pub port: Option<u16>,
+    pub path: Option<String>,
+    pub allow: Vec<String>,
+    pub forward: Vec<String>,
     pub version: Option<String>,
     pub image: Option<String>,
 }
@@ -148,15 +155,26 @@ fn table(name: &Name, definition: &Definition) -> Table {
     text("backend", &definition.backend);
     text("idle", &definition.idle);
     text("restart", &definition.restart);
+    text("transport", &definition.transport);
+    text("path", &definition.path);
     text("version", &definition.version);
     text("image", &definition.image);
-    for (key, number) in [("memory_mb", definition.memory_mb), ("vcpus", definition.vcpus)] {
+    let port = definition.port.map(u32::from);
+    for (key, number) in [("memory_mb", definition.memory_mb), ("vcpus", definition.vcpus), ("port", port)] {
         if let Some(number) = number {
             table[key] = value(i64::from(number));
         }
     }
-    if !definition.args.is_empty() {
-        table["args"] = value(definition.args.iter().collect::<Array>());
+    for (key, texts) in [
+        ("args", &definition.args),
+        ("mounts", &definition.mounts),
+        ("volumes", &definition.volumes),
+        ("allow", &definition.allow),
+        ("forward", &definition.forward),
+    ] {
+        if !texts.is_empty() {
+            table[key] = value(texts.iter().collect::<Array>());
+        }
     }
     if !definition.env.is_empty() {
         table["env"] = value(definition.env.iter().collect::<InlineTable>());
@@ -167,7 +185,7 @@ fn table(name: &Name, definition: &Definition) -> Table {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::load;
+    use crate::config::{load, transport::Transport};
 
     const WRITTEN: &str = "# mine\n[defaults]\nmemory_mb = 128 # small\n\n# the first\n[[servers]]\nid = \"a\"\n\
                            source = \"npm:a\"\n\n# the second\n[[servers]]\nid = \"b\"\nsource = \"npm:b\"\n";
@@ -188,6 +206,13 @@ mod tests {
             idle: Some("10m".into()),
             restart: Some("on-failure".into()),
             env: BTreeMap::from([("K".into(), "v\nw".into())]),
+            mounts: vec!["/srv/data:/data:ro".into()],
+            volumes: vec!["notes:/notes:64MiB".into()],
+            allow: vec!["*.example.com:443".into(), "[::1]:80".into()],
+            forward: vec!["22=a.example:2222".into()],
+            transport: Some("http".into()),
+            port: Some(3001),
+            path: Some("/x".into()),
             version: Some("1.2.3".into()),
             image: Some("sha256:ab".into()),
         }
@@ -207,6 +232,12 @@ mod tests {
         assert_eq!(server.life.idle.map(|idle| idle.to_string()).as_deref(), Some("10m"));
         assert_eq!(server.life.restart, Some(crate::engine::Restart::OnFailure));
         assert_eq!(server.env["K"], "v\nw");
+        assert_eq!(server.folders[0].to_string(), "/srv/data:/data:ro");
+        assert_eq!(server.volumes[0].target.as_str(), "/notes");
+        let allow: Vec<String> = server.egress.allow.iter().map(ToString::to_string).collect();
+        assert_eq!(allow, ["*.example.com:443", "[::1]:80"]);
+        assert_eq!(server.egress.forward[0].to_string(), "22=a.example:2222");
+        assert_eq!(server.transport, Transport::Http { port: 3001, path: "/x".into() });
         assert_eq!(server.pinned.as_ref().unwrap().digest, "sha256:ab");
     }
 

@@ -18,6 +18,12 @@ pub(super) struct Table {
     known: Vec<&'static str>,
 }
 
+/// An item of a list.
+pub(super) enum Item {
+    Text(String),
+    Table(Table),
+}
+
 impl Table {
     pub(super) fn new(path: &Arc<Path>, what: impl Into<String>, node: Node) -> Result<Self, ConfigError> {
         let (what, line) = (what.into(), node.line);
@@ -117,6 +123,33 @@ impl Table {
         };
         let what = format!("{key:?} of {}", self.what);
         items.into_iter().map(|item| Table::new(&self.path, what.clone(), item)).collect()
+    }
+
+    /// Each item of a list of texts and tables.
+    pub(super) fn items(&mut self, key: &'static str) -> Result<Vec<At<Item>>, ConfigError> {
+        let Some(At { place, value }) = self.take(key) else { return Ok(Vec::new()) };
+        let expected = "a list of text or tables";
+        let wrong = |place, found: Value| ConfigError::Type {
+            place,
+            key: key.to_owned(),
+            found: found.kind(),
+            expected,
+        };
+        let items = match value.value {
+            Value::List(items) => items,
+            other => return Err(wrong(place, other)),
+        };
+        let what = format!("{key:?} of {}", self.what);
+        let read = items.into_iter().map(|item| {
+            let place = self.place(item.line);
+            let value = match item.value {
+                Value::Text(text) => Item::Text(text),
+                Value::Table(_) => Item::Table(Table::new(&self.path, what.clone(), item)?),
+                other => return Err(wrong(place, other)),
+            };
+            Ok(At { place, value })
+        });
+        read.collect()
     }
 
     /// Every entry that is left, for tables whose keys are names.

@@ -8,7 +8,7 @@ use super::{
     error::{ConfigError, Place},
     json,
     node::{Node, Value},
-    table::Table,
+    table::{Item, Table},
     toml,
 };
 use std::{path::Path, sync::Arc};
@@ -86,13 +86,34 @@ pub struct Server {
     pub idle: Option<At<String>>,
     pub restart: Option<At<String>>,
     pub env: Vec<(At<String>, String)>,
+    pub folders: Vec<At<Folder>>,
+    pub volumes: Option<At<Vec<String>>>,
     pub transport: Option<At<String>>,
     pub port: Option<At<i64>>,
+    pub path: Option<At<String>>,
+    pub allow: Option<At<Vec<String>>>,
+    pub forward: Option<At<Vec<String>>>,
     pub version: Option<At<String>>,
     pub image: Option<At<String>>,
     pub tools: Vec<Tool>,
     /// Keys of later versions.
     pub later: Vec<At<&'static str>>,
+}
+
+/// A folder of the host, as it is written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Folder {
+    /// `HOST:GUEST[:ro|rw]`
+    Line(String),
+    /// The seeds' table, `{host_path, vm_path, readonly}`, writable unless it says otherwise.
+    Parts {
+        /// `host_path`
+        host: String,
+        /// `vm_path`
+        target: String,
+        /// Not `readonly`.
+        writable: bool,
+    },
 }
 
 /// A tool that wants a wall or a size of its own.
@@ -107,8 +128,11 @@ pub struct Tool {
     pub later: Vec<At<&'static str>>,
 }
 
+/// Keys of a server's folders: our own, and the seeds'.
+const FOLDERS: [&str; 2] = ["mounts", "microvm_mounts"];
+
 /// Keys of a server that later versions read.
-const LATER: [&str; 6] = ["mounts", "volumes", "secrets", "allow", "forward", "sessions"];
+const LATER: [&str; 2] = ["secrets", "sessions"];
 
 impl Document {
     /// Reads a file's content; its name says which syntax it has.
@@ -203,8 +227,13 @@ fn server(mut table: Table) -> Result<Server, ConfigError> {
         idle: table.text("idle")?,
         restart: table.text("restart")?,
         env: Vec::new(),
+        folders: Vec::new(),
+        volumes: table.texts("volumes")?,
         transport: table.text("transport")?,
         port: table.number("port")?,
+        path: table.text("path")?,
+        allow: table.texts("allow")?,
+        forward: table.texts("forward")?,
         version: table.text("version")?,
         image: table.text("image")?,
         tools: Vec::new(),
@@ -214,6 +243,9 @@ fn server(mut table: Table) -> Result<Server, ConfigError> {
     microvm_config(&mut table, &mut server)?;
     if let Some(env) = table.table("env")? {
         server.env = variables(env)?;
+    }
+    for key in FOLDERS {
+        server.folders.extend(folders(&mut table, key)?);
     }
     for tool in table.tables("tools")? {
         server.tools.push(listed_tool(tool)?);
@@ -269,13 +301,21 @@ fn seed_server(mut table: Table, id: At<String>) -> Result<Server, ConfigError> 
         idle: None,
         restart: None,
         env: Vec::new(),
-        transport: None,
-        port: None,
+        folders: Vec::new(),
+        volumes: None,
+        transport: table.text("transport")?,
+        port: table.number("port")?,
+        path: table.text("path")?,
+        allow: table.texts("allow")?,
+        forward: table.texts("forward")?,
         version: None,
         image: None,
         tools: Vec::new(),
-        later: later(&mut table, &["microvm_mounts"]),
+        later: Vec::new(),
     };
+    for key in FOLDERS {
+        server.folders.extend(folders(&mut table, key)?);
+    }
     microvm_config(&mut table, &mut server)?;
     if let Some(tools) = table.table("tools")? {
         let (path, entries) = tools.rest();
@@ -309,6 +349,25 @@ fn microvm_config(table: &mut Table, server: &mut Server) -> Result<(), ConfigEr
     put(&mut server.memory_mb, sizes.number("memory_mb")?, "microvm_config", "memory_mb")?;
     put(&mut server.vcpus, sizes.number("vcpus")?, "microvm_config", "vcpus")?;
     sizes.finish()
+}
+
+/// Folders of the host, in one text or in the seeds' table.
+fn folders(table: &mut Table, key: &'static str) -> Result<Vec<At<Folder>>, ConfigError> {
+    let read = table.items(key)?.into_iter().map(|At { place, value }| {
+        let value = match value {
+            Item::Text(text) => Folder::Line(text),
+            Item::Table(mut parts) => {
+                let (host, target) = (parts.text("host_path")?, parts.text("vm_path")?);
+                let read_only = parts.flag("readonly")?.is_some_and(|flag| flag.value);
+                let host = host.ok_or_else(|| missing(&parts, "host_path"))?.value;
+                let target = target.ok_or_else(|| missing(&parts, "vm_path"))?.value;
+                parts.finish()?;
+                Folder::Parts { host, target, writable: !read_only }
+            }
+        };
+        Ok(At { place, value })
+    });
+    read.collect()
 }
 
 fn variables(table: Table) -> Result<Vec<(At<String>, String)>, ConfigError> {

@@ -146,7 +146,7 @@ pub fn session_error(name: &str, error: SessionError) -> Error {
 }
 
 /// A home folder that cannot be written is a matter of configuration, a full disk one of the host.
-fn storage(message: &str, error: impl StdError + Send + Sync + 'static) -> Error {
+pub(super) fn storage(message: &str, error: impl StdError + Send + Sync + 'static) -> Error {
     if is_full(&error) {
         return Error::unavailable(message)
             .because(error)

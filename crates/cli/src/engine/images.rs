@@ -4,6 +4,7 @@ use super::{Registries, Source, Target, blocking};
 use crate::{context::Context, embedded, error::Error, render::progress::Steps};
 use casemate_image::{
     build::{self, BuildRequest},
+    folder,
     store::{Image, ImageMeta, Pruned, Store},
 };
 use casemate_machine::Registry;
@@ -119,7 +120,7 @@ pub fn inspect(context: &Context, digest: &str) -> Result<Image, Error> {
     Ok(Store::open(context.home.path())?.image(digest)?)
 }
 
-/// Removes the images that no server and no live machine uses.
+/// Removes the images that no server and no live machine uses, and packed folders that no live machine uses.
 pub fn prune(context: &Context) -> Result<Pruned, Error> {
     let configuration = context.configuration()?;
     let servers = configuration.servers.values();
@@ -129,5 +130,8 @@ pub fn prune(context: &Context) -> Result<Pruned, Error> {
     used.extend(
         machines.into_iter().filter(|record| !record.state.is_final()).filter_map(|record| record.image),
     );
-    Ok(Store::open(context.home.path())?.prune(&used.into_iter().collect::<Vec<_>>())?)
+    let store = Store::open(context.home.path())?;
+    let mut pruned = store.prune(&used.into_iter().collect::<Vec<_>>())?;
+    pruned.bytes += folder::prune(&store)?;
+    Ok(pruned)
 }

@@ -2,6 +2,7 @@
 //! progress and choices.
 
 pub mod asking;
+pub mod disks;
 mod failure;
 pub mod images;
 pub mod kernels;
@@ -21,7 +22,8 @@ pub use casemate_machine::{
 pub use failure::{launch_error, session_error};
 pub use plan::{Plan, plan};
 pub use target::{
-    Target, Unknown, ad_hoc, parse_source, resolve, source_of_command, split_command, unknown_server,
+    Target, Unknown, ad_hoc, parse_source, resolve, source_of_command, split_command, transport,
+    unknown_server,
 };
 
 use crate::{context::Context, error::Error, render::progress::Steps};

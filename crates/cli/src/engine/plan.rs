@@ -1,9 +1,9 @@
 //! From a target and its settings to what a supervisor is told. A wall is chosen here, and refused rather
 //! than weakened.
 
-use super::{BackendKind, Conversation, Lifetime, Source, Target, images, kernels};
+use super::{BackendKind, Conversation, Lifetime, Source, Target, disks, images, kernels};
 use crate::{
-    config::{Configuration, settings::Settings},
+    config::{Configuration, settings::Settings, transport::Transport},
     context::Context,
     error::Error,
 };
@@ -13,7 +13,7 @@ use casemate_proto::{
     control::{self, Reseed},
     ids::Name,
 };
-use std::time::Duration;
+use std::{fs::File, sync::Arc, time::Duration};
 
 /// How long a machine may take to be ready: a Node server on a busy host without KVM needs a third of it.
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
@@ -27,6 +27,8 @@ pub struct Plan {
     kernel: GuestKernel,
     settings: Settings,
     workload: Workload,
+    /// Keeps the packed folders until a machine has them.
+    _held: Vec<Arc<File>>,
 }
 
 /// Chooses the wall, and gets image and kernel.
@@ -37,6 +39,14 @@ pub async fn plan(
     settings: &Settings,
 ) -> Result<Plan, Error> {
     let backend = choose(settings)?;
+    disks::check(backend, target)?;
+    let own_port = match &target.transport {
+        Transport::Http { port, .. } => Some(*port),
+        Transport::Stdio => None,
+    };
+    target.egress.check(own_port).map_err(|conflict| {
+        Error::configuration(format!("what {} may reach does not go together", target.name)).because(conflict)
+    })?;
     let image = images::of_target(context, &configuration.registries, target).await?;
     if image.meta.command.is_empty() {
         return Err(Error::configuration(format!("{} does not say which program to start", target.source))
@@ -44,13 +54,15 @@ pub async fn plan(
     }
     let kernel = kernels::guest(context, configuration).await?;
     let accelerator = Some(doctor::accelerator(&context.home, &kernel).await?);
+    let given = disks::prepare(context, target).await?;
     Ok(Plan {
         server: target.name.clone(),
         backend,
         accelerator,
         kernel,
         settings: *settings,
-        workload: workload(image, target),
+        workload: Workload { folders: given.folders, volumes: given.volumes, ..workload(image, target) },
+        _held: given.held,
     })
 }
 
@@ -105,17 +117,25 @@ fn workload(image: Image, target: &Target<'_>) -> Workload {
     };
     let mut env = image.meta.env;
     env.extend(target.env.clone());
+    let (transport, http_path) = match &target.transport {
+        Transport::Stdio => (control::Transport::Stdio, None),
+        Transport::Http { port, path } => (control::Transport::Http { port: *port }, Some(path.clone())),
+    };
     Workload {
         rootfs: image.rootfs,
         image: image.digest,
         command: image.meta.command,
         env,
         cwd: image.meta.cwd,
-        transport: control::Transport::Stdio,
+        transport,
+        http_path,
         limits: control::Limits::default(),
         reseed,
         conversation: Conversation::Held,
         overlay: false,
+        egress: target.egress.clone(),
+        folders: Vec::new(),
+        volumes: Vec::new(),
     }
 }
 

@@ -2,11 +2,13 @@
 
 use crate::{
     command::options::ServerOptions,
-    config::{Configuration, Pinned, Server},
+    config::{Configuration, Pinned, Server, transport::Transport},
     context::Context,
     engine::Source,
     error::{Error, nearest},
+    mounts::{FolderWish, VolumeWish, overrule},
 };
+use casemate_machine::Egress;
 use casemate_proto::ids::Name;
 use std::collections::BTreeMap;
 
@@ -23,6 +25,14 @@ pub struct Target<'a> {
     pub args: Vec<String>,
     /// Its environment, beside the image's.
     pub env: BTreeMap<String, String>,
+    /// Folders of the host that it is given.
+    pub folders: Vec<FolderWish>,
+    /// Volumes that it is given.
+    pub volumes: Vec<VolumeWish>,
+    /// How it is reached.
+    pub transport: Transport,
+    /// What it may reach outside.
+    pub egress: Egress,
     /// The image that was built for it, if its source is unchanged.
     pub pinned: Option<&'a Pinned>,
     /// Its definition, if it has one.
@@ -60,7 +70,8 @@ pub fn resolve<'a>(
         }
         (Some(server), command) => of_server(context, server, command)?,
     };
-    target.env.extend(options.env.iter().cloned());
+    target.transport = transport(options, &target.transport)?;
+    target.overrule(options);
     Ok(target)
 }
 
@@ -69,14 +80,27 @@ pub fn ad_hoc(name: &str, words: &[String], options: &ServerOptions) -> Result<T
     let (source, args) = Source::from_command(words)?;
     let mut target = Target::of_source(name, source, args);
     target.command = options.command.as_deref().map(split_command).transpose()?;
-    target.env.extend(options.env.iter().cloned());
+    target.transport = transport(options, &target.transport)?;
+    target.overrule(options);
     Ok(target)
+}
+
+impl Target<'_> {
+    /// What the command line says about the server.
+    fn overrule(&mut self, options: &ServerOptions) {
+        self.env.extend(options.env.iter().cloned());
+        self.egress.extend(&options.egress());
+        self.folders = overrule(&self.folders, &options.mount, |wish| &wish.target);
+        self.volumes = overrule(&self.volumes, &options.volume, |wish| &wish.target);
+    }
 }
 
 impl Target<'static> {
     fn of_source(name: &str, source: Source, args: Vec<String>) -> Self {
-        let (name, env) = (name.to_owned(), BTreeMap::new());
-        Self { name, source, command: None, args, env, pinned: None, server: None }
+        let (name, env, transport) = (name.to_owned(), BTreeMap::new(), Transport::Stdio);
+        let (folders, volumes, egress) = (Vec::new(), Vec::new(), Egress::default());
+        let (command, pinned, server) = (None, None, None);
+        Self { name, source, command, args, env, transport, egress, folders, volumes, pinned, server }
     }
 }
 
@@ -105,6 +129,10 @@ fn of_server<'a>(
         command: server.command.clone(),
         args: server.args.clone(),
         env: server.env.clone(),
+        egress: server.egress.clone(),
+        transport: server.transport.clone(),
+        folders: server.folders.clone(),
+        volumes: server.volumes.clone(),
         pinned: server.pinned.as_ref(),
         server: Some(server),
     };
@@ -137,6 +165,15 @@ pub fn unknown_server(name: &Name, configuration: &Configuration) -> Error {
         None => "casemate list shows the servers that are defined".to_owned(),
     };
     Error::configuration(format!("no server is named {name}")).hint(hint)
+}
+
+/// How a server is reached that options say something of.
+pub fn transport(options: &ServerOptions, base: &Transport) -> Result<Transport, Error> {
+    options.transport.over(base).map_err(|error| {
+        Error::usage("the way to the server cannot be used")
+            .because(error)
+            .hint("say --transport http --port N, or leave --port and --path out")
+    })
 }
 
 /// Splits a command into words as a shell does.

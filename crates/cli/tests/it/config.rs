@@ -6,6 +6,7 @@ use casemate::{
     config::{
         Configuration, load,
         settings::{self, Flags},
+        transport::Transport,
     },
     engine::{BackendKind, Isolation, Restart},
 };
@@ -78,7 +79,7 @@ fn the_whole_json_model_of_the_seeds_is_read_and_what_is_not_built_is_remembered
             "unikernel_dir": "/var/unikernels",
             "mcp_servers": {"s": {
                 "microvm_id": "a", "use_microvm": false, "server_command": null,
-                "microvm_config": {"memory_mb": 128, "vcpus": 1},
+                "microvm_config": {"memory_mb": 128, "vcpus": 1}, "transport": "http", "port": 8080, "path": "/x",
                 "microvm_mounts": [{"host_path": "/a", "vm_path": "/b", "readonly": true}],
                 "tools": {"t": {"execution_mode": "unikernel", "unikernel_image": "/i", "mounts": [],
                                 "memory_mb": 1024, "vcpus": 1}}
@@ -89,16 +90,15 @@ fn the_whole_json_model_of_the_seeds_is_read_and_what_is_not_built_is_remembered
     assert_eq!(configuration.defaults.isolation, Some(Isolation::Microvm));
     let server = server(&configuration, "s");
     assert_eq!(server.isolation, None);
+    assert_eq!(server.transport, Transport::Http { port: 8080, path: "/x".to_owned() });
     assert_eq!(server.source_text(), "builtin:probe");
+    assert_eq!(server.folders, ["/a:/b:ro".parse().unwrap()]);
     let unbuilt: Vec<&str> = server.unbuilt.iter().map(|unbuilt| unbuilt.what.as_str()).collect();
-    assert_eq!(
-        unbuilt,
-        ["microvm_mounts", "a machine of its own size for tool \"t\"", "mounts", "unikernel_image"]
-    );
+    assert_eq!(unbuilt, ["a machine of its own size for tool \"t\"", "mounts", "unikernel_image"]);
     let refused = casemate(&home, &["launch", "s"]);
     assert_eq!(refused.code, 4, "{}", refused.stderr);
     assert!(
-        refused.stderr.contains("isolation_config.json:7: microvm_mounts is not built yet"),
+        refused.stderr.contains("isolation_config.json:8: a machine of its own size"),
         "{}",
         refused.stderr
     );
@@ -142,6 +142,8 @@ fn our_own_file_says_everything_that_the_seeds_say_and_more() {
         source = "npx -y @x/b /data"
         isolation = "microvm"
         allow = ["example.com:443"]
+        transport = "http"
+        port = 3001
         "#,
     );
     let configuration = load(home.path(), None).unwrap();
@@ -156,11 +158,13 @@ fn our_own_file_says_everything_that_the_seeds_say_and_more() {
     assert_eq!((merged.idle, merged.restart), (None, Restart::OnFailure));
     assert_eq!(merged.health_interval, Duration::from_secs(5));
     assert_eq!((merged.suspend_disk, merged.memory_limit_mb), (2 << 30, Some(8192)));
+    assert_eq!(a.transport, Transport::Stdio);
     let b = server(&configuration, "b");
+    assert_eq!(b.transport, Transport::Http { port: 3001, path: "/mcp".to_owned() });
     let merged = settings::merge(flags, &environment, Some(b), &configuration.defaults).unwrap();
     assert_eq!(merged.idle, Some(Duration::from_secs(600)));
     assert_eq!((b.source_text().as_str(), b.args.join("|").as_str()), ("npm:@x/b", "/data"));
-    assert_eq!(b.unbuilt[0].what, "allow");
+    assert_eq!(b.egress.allow[0].to_string(), "example.com:443");
 }
 
 #[test]
@@ -231,6 +235,19 @@ fn wrong_values_are_told_with_line_and_reason() {
         ("[[servers]]\nid = \"x\"\nsource = \"nmp:x\"\n", "config.toml:3: source cannot be used"),
         ("[[servers]]\nid = \"x\"\ncommand = \"'a\"\n", "config.toml:3: command cannot be used"),
         ("[[servers]]\nid = \"x\"\ntransport = \"sse\"\n", "config.toml:3: transport cannot be used"),
+        (
+            "[[servers]]\nid = \"x\"\ntransport = \"http\"\n",
+            "config.toml:3: transport cannot be used\n  because: transport http needs the port",
+        ),
+        (
+            "[[servers]]\nid = \"x\"\nport = 80\n",
+            "config.toml:3: transport cannot be used\n  because: a port is for servers with transport http",
+        ),
+        ("[[servers]]\nid = \"x\"\nport = 65536\n", "config.toml:3: port cannot be used"),
+        (
+            "[[servers]]\nid = \"x\"\ntransport = \"http\"\nport = 80\npath = \"x\"\n",
+            "config.toml:5: transport cannot be used\n  because: \"x\" is no path",
+        ),
         ("[[servers]]\nid = \"x\"\n[servers.env]\n\"a b\" = \"c\"\n", "config.toml:4: a b cannot be used"),
         (
             "[[servers]]\nid = \"x\"\nvcpus = 1\nmicrovm_config = { vcpus = 2 }\n",

@@ -256,7 +256,7 @@ fn mounts_and_hardening_inside() {
     let interfaces = call(&home, "m", "read_file", &json!({"path": "/proc/net/dev"}));
     let devices: Vec<_> = interfaces["content"].as_str().unwrap().lines().skip(2).map(str::trim).collect();
     assert!(devices.iter().all(|line| line.starts_with("lo:")), "{devices:?}");
-    // What is not built yet is refused and not dropped.
-    let refused = casemate(&home, &["launch", "m2", "--mount", "/etc:/mnt"]);
+    // What a microVM cannot be given is refused and not dropped.
+    let refused = casemate(&home, &["mcp", "microvm", "launch", "m2", "--mount", "/etc:/mnt:rw"]);
     assert_eq!(refused.code, 4, "{}", refused.stderr);
 }

@@ -4,23 +4,27 @@
 #![allow(clippy::unwrap_used)]
 
 mod bad_input;
+mod clients;
 mod clones;
 mod commands;
 mod config;
 mod crowd;
 mod descriptors;
+mod egress;
 mod examples;
 mod faults;
 mod guide;
 mod health;
 mod help;
 mod home;
+mod http;
 mod hung;
 mod json;
 mod kernels;
 mod kill;
 mod links;
 mod live;
+mod mounts;
 mod program;
 mod registry;
 mod restore;
@@ -29,3 +33,4 @@ mod servers;
 mod support;
 mod suspend;
 mod templates;
+mod volumes;

@@ -244,6 +244,7 @@ async fn an_http_server_is_reached_by_ingress_alone() {
     config.cwd = machine.folder.path().to_str().unwrap().to_owned();
     machine.control().await.done::<Value>(Request::Configure(Box::new(config))).await;
     assert!(machine.connector.connect(port::CONVERSATION).await.is_err());
+    machine.control().await.done::<Value>(Request::Listen { patience_ms: 30_000 }).await;
     let mut stream = machine.connect(port::INGRESS).await;
     stream.write_all(b"GET / HTTP/1.0\r\n\r\n").await.unwrap();
     let mut answer = String::new();
@@ -253,6 +254,42 @@ async fn an_http_server_is_reached_by_ingress_alone() {
     machine.control().await.done::<Value>(Request::Signal { signal: 9 }).await;
     machine.until(|state| matches!(state, ServerState::Exited(_))).await;
     assert!(machine.connector.connect(port::INGRESS).await.is_err());
+    let refused = machine.control().await.ask::<Value>(Request::Listen { patience_ms: 30_000 }).await;
+    assert_eq!(refused.unwrap_err().message, "the server has ended");
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_listen_is_told_of_in_words_and_in_time() {
+    let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    // Of this host, whose network the machine shares.
+    let other = free();
+    let port = free().local_addr().unwrap().port();
+    let machine = Machine::start(Over::Multiplexer).await;
+    let mut config = configuration(&["sleep", "1000"]);
+    config.transport = Transport::Http { port };
+    machine.control().await.done::<Value>(Request::Configure(Box::new(config))).await;
+    let refused =
+        machine.control().await.ask::<Value>(Request::Listen { patience_ms: 200 }).await.unwrap_err();
+    assert_eq!(refused.code, FailureCode::Deadline);
+    let begins = format!("it does not listen on port {port}, but on ");
+    assert!(refused.message.starts_with(&begins), "{}", refused.message);
+    let refused = machine.connector.connect(port::INGRESS).await.unwrap_err().to_string();
+    assert!(refused.contains(&begins), "{refused}");
+    drop(other);
+    // One that ends is not waited for.
+    machine.control().await.done::<Value>(Request::Signal { signal: 9 }).await;
+    let refused =
+        machine.control().await.ask::<Value>(Request::Listen { patience_ms: 60_000 }).await.unwrap_err();
+    assert_eq!((refused.code, refused.message.as_str()), (FailureCode::State, "the server has ended"));
+}
+
+#[tokio::test]
+async fn a_stdio_server_is_not_waited_for() {
+    let machine = Machine::configured(Over::Multiplexer, &["cat"]).await;
+    let refused =
+        machine.control().await.ask::<Value>(Request::Listen { patience_ms: 60_000 }).await.unwrap_err();
+    assert_eq!(refused.code, FailureCode::State);
+    assert_eq!(machine.stats().await.starts, 0);
 }
 
 #[tokio::test]

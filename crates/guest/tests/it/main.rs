@@ -5,6 +5,7 @@
 
 mod control;
 mod conversation;
+mod egress;
 mod exec;
 mod hardening;
 mod hostile;

@@ -175,6 +175,8 @@ impl Drop for Machine {
 
 pub fn configuration(command: &[&str]) -> Configure {
     Configure {
+        mounts: Vec::new(),
+        hold_volumes: false,
         hostname: "machine".into(),
         command: command.iter().map(|&word| word.to_owned()).collect(),
         env: [("PATH", "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"), ("GREETING", "hello")]
@@ -188,6 +190,7 @@ pub fn configuration(command: &[&str]) -> Configure {
         clock_unix_ns: None,
         entropy: None,
         reseed: None,
+        egress: None,
     }
 }
 

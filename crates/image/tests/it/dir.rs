@@ -126,7 +126,7 @@ fn another_folder_needs_a_command_which_brings_its_libraries() {
     for (request, reason) in [
         (dir(project.path()), "no package.json"),
         (with(&["/bin/cat"]), "outside of it"),
-        (with(&["bin/none"]), "cannot be read"),
+        (with(&["bin/none"]), "has no file"),
         (with(&["./data"]), "neither an ELF program nor a script"),
         (dir(&project.path().join("none")), "cannot be read"),
     ] {

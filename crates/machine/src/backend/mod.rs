@@ -3,11 +3,11 @@
 mod memory;
 pub mod qemu;
 
-use crate::{home::Home, record::Record, spec::Spec, template};
+use crate::{disks::Disks, egress::WayOut, home::Home, record::Record, spec::Spec, template};
 use casemate_link::Connector;
 pub(crate) use memory::GuestMemory;
 use serde::Serialize;
-use std::{fs::File, future::Future, io, path::PathBuf, pin::Pin, process::ExitStatus};
+use std::{fs::File, future::Future, io, path::PathBuf, pin::Pin, process::ExitStatus, rc::Rc};
 
 /// What a machine of a backend can do; differences are data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -136,6 +136,10 @@ pub struct Hosting {
     pub dir: PathBuf,
     /// What was written down.
     pub record: Record,
+    /// Its block devices beside its root.
+    pub(crate) disks: Rc<Disks>,
+    /// What becomes of the streams that the guest opens.
+    pub(crate) way_out: WayOut,
 }
 
 /// What an instance begins with.

@@ -1,7 +1,7 @@
 //! One connection to the supervisor's socket: who it is, which port it wants, and its stream.
 
 use super::{
-    answer,
+    answer, http,
     ledger::{Ledger, Side},
     shared::{Holder, InUse, Shared},
 };
@@ -136,7 +136,7 @@ async fn converse(client: &mut UnixStream, shared: &Rc<Shared>) -> Result<(), Re
     let usage = Usage { shared, ledger: RefCell::default(), open: RefCell::new(open) };
     // It is not to be suspended before the client has said its first word.
     let opening = shared.in_use();
-    let stream = shared.converse().await.map_err(refusal)?;
+    let stream = http::talk(shared).await.map_err(refusal)?;
     if handshake::reply_ok(client, port::CONVERSATION).await.is_err() {
         return Ok(());
     }

@@ -3,6 +3,7 @@
 use crate::{
     backend::BackendError,
     control::ControlError,
+    disks::DiskError,
     home::HomeError,
     leash::{Built, Culprit},
     log,
@@ -82,6 +83,17 @@ pub(crate) enum Ending {
     /// The server did not speak MCP when it was asked to.
     #[error("server did not answer: {}", chain(.0))]
     Server(OpenError),
+    /// What it is to be given beside its root cannot be had.
+    #[error("{}", chain(.0))]
+    Disk(DiskError),
+    /// The server cannot be reached by HTTP.
+    #[error("server cannot be reached: {reason}{}", with_tail(.tail))]
+    Deaf {
+        /// In which way.
+        reason: String,
+        /// The last of what it printed.
+        tail: String,
+    },
     /// The backend could not make the machine.
     #[error("cannot start the machine: {}{}", chain(.error), with_tail(.tail))]
     Backend {
@@ -177,6 +189,7 @@ impl Ending {
                 | Self::Slow { .. }
                 | Self::Agent(_)
                 | Self::Server(_)
+                | Self::Deaf { .. }
         )
     }
 
@@ -184,6 +197,7 @@ impl Ending {
     pub(crate) fn hint(&self, memory_mb: u32) -> Option<String> {
         Some(
             match self {
+                Self::Disk(error) => return error.hint().map(str::to_owned),
                 Self::Backend {
                     error: BackendError::Missing { remedy, .. } | BackendError::TooOld { remedy, .. },
                     ..
@@ -195,6 +209,9 @@ impl Ending {
                 }
                 Self::ServerExited(Exit { signal: Some(ILLEGAL_INSTRUCTION), .. }) => {
                     "the server uses instructions that the emulated processor has only with CASEMATE_CPU=full"
+                }
+                Self::Deaf { .. } => {
+                    "give the port that the server listens on (--port N), or have it listen on that one"
                 }
                 Self::Slow { what: "booted", .. } => {
                     "the host may be busy, or the memory too small to boot (--memory 256)"
@@ -213,6 +230,12 @@ impl Ending {
 impl From<TemplateError> for Ending {
     fn from(error: TemplateError) -> Self {
         Self::Template(error)
+    }
+}
+
+impl From<DiskError> for Ending {
+    fn from(error: DiskError) -> Self {
+        Self::Disk(error)
     }
 }
 

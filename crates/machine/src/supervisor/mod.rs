@@ -16,6 +16,7 @@ mod builder;
 mod carrier;
 mod ending;
 mod health;
+mod http;
 mod ledger;
 mod owner;
 mod phases;

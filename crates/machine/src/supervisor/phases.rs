@@ -3,6 +3,7 @@
 use super::{
     builder,
     ending::{self, Ending},
+    http::{self, Http},
     owner::Owner,
     serve,
     shared::{EXIT_NEWS, Link, Recorder, Shared, Use, Wish},
@@ -11,6 +12,8 @@ use super::{
 use crate::{
     backend::{self, Beginning, Hosting, Instance},
     control::{Control, ControlError, Notice},
+    disks::{self, Disks},
+    egress::{self, Gate, WayOut},
     home::HomeError,
     leash::Report,
     log::CappedLog,
@@ -32,7 +35,7 @@ use std::{
     collections::BTreeMap,
     future::Future,
     io,
-    path::PathBuf,
+    path::{Path, PathBuf},
     rc::Rc,
     sync::Arc,
     time::Duration,
@@ -98,6 +101,7 @@ impl<'a> Planned<'a> {
         let dir = self.recorder.home.machine(&record.id);
         let bound = sock::bind(&dir, supervise::SOCKET);
         let listener = bound.map_err(HomeError::io("listen at", &dir.join(supervise::SOCKET)))?;
+        let disks = Rc::new(Disks::open(&self.recorder.home, self.spec, &record)?);
         let beginning = match &self.spec.origin {
             Origin::Template { key, .. } => {
                 Beginning::Template(Templates::open(&self.recorder.home)?.open_for_machine(key)?)
@@ -105,7 +109,7 @@ impl<'a> Planned<'a> {
             Origin::Cold { .. } | Origin::Builder { .. } => Beginning::Boot,
         };
         self.recorder.update(|record| record.state = State::Prepared);
-        Ok(Prepared { plan: self, dir, listener, beginning })
+        Ok(Prepared { plan: self, dir, listener, disks, beginning })
     }
 }
 
@@ -113,13 +117,16 @@ struct Prepared<'a> {
     plan: Planned<'a>,
     dir: PathBuf,
     listener: UnixListener,
+    disks: Rc<Disks>,
     beginning: Beginning,
 }
 
 impl<'a> Prepared<'a> {
     async fn boot(self) -> Result<Booted<'a>, Ending> {
         let Planned { spec, recorder, deadline } = self.plan;
-        let hosting = Hosting { home: recorder.home.clone(), dir: self.dir, record: recorder.get() };
+        let (home, record) = (recorder.home.clone(), recorder.get());
+        let (way_out, notes) = way_out(spec, &self.dir.join("logs"))?;
+        let hosting = Hosting { home, dir: self.dir, record, disks: self.disks, way_out };
         let Woken { instance, link, control } = wake(spec, &hosting, self.beginning, deadline, |pid| {
             recorder.update(|record| record.pid = Some(pid));
         })
@@ -129,6 +136,8 @@ impl<'a> Prepared<'a> {
         let logs = hosting.dir.join("logs");
         let path = logs.join("server.log");
         let server_log = CappedLog::open(&path).map_err(HomeError::io("open", &path))?;
+        let http = Http::of(spec.workload.as_ref());
+        let http = http.map_err(|error| Ending::Deaf { reason: error.to_string(), tail: String::new() })?;
         let (wishes, wished) = mpsc::channel(16);
         let capabilities = instance.capabilities();
         let shared = Rc::new(Shared {
@@ -138,6 +147,7 @@ impl<'a> Prepared<'a> {
             may_be_suspended: spec.idle_ms.is_some() && capabilities.snapshot,
             paused: Cell::new(false),
             carrier: RefCell::default(),
+            http,
             capabilities,
             wishes,
             conversation: RefCell::default(),
@@ -147,8 +157,43 @@ impl<'a> Prepared<'a> {
             server_log: RefCell::new(server_log),
             garbage_lines: Cell::new(0),
         });
+        if let Some(notes) = notes {
+            note_later(&shared, notes);
+        }
         Ok(Booted { spec, deadline, instance, shared, control, hosting, listener: self.listener, wished })
     }
+}
+
+/// What becomes of the streams that the guest opens, and what is to be noted about that.
+fn way_out(spec: &Spec, logs: &Path) -> Result<(WayOut, Option<mpsc::Receiver<String>>), Ending> {
+    let Some(workload) = spec.workload.as_ref().filter(|workload| !workload.egress.is_none()) else {
+        return Ok((WayOut::None, None));
+    };
+    if matches!(spec.origin, Origin::Builder { .. }) {
+        return Ok((WayOut::Watched(Arc::default()), None));
+    }
+    let opened = Gate::open(workload.egress.clone(), own_port(workload), logs);
+    let (gate, notes) = opened.map_err(HomeError::io("open", &logs.join(egress::FILE)))?;
+    Ok((WayOut::Open(Arc::new(gate)), Some(notes)))
+}
+
+/// The port on guest loopback that the server itself listens on.
+fn own_port(workload: &Workload) -> Option<u16> {
+    match workload.transport {
+        Transport::Http { port } => Some(port),
+        Transport::Stdio => None,
+    }
+}
+
+/// Has what comes out of a queue written to the server's log, as long as the machine lives.
+fn note_later(shared: &Rc<Shared>, mut notes: mpsc::Receiver<String>) {
+    let shared = Rc::downgrade(shared);
+    tokio::task::spawn_local(async move {
+        while let Some(note) = notes.recv().await {
+            let Some(shared) = shared.upgrade() else { return };
+            shared.note(&note);
+        }
+    });
 }
 
 /// A VMM whose guest has said hello.
@@ -234,11 +279,33 @@ pub(super) struct Ready<'a> {
 }
 
 impl<'a> Booted<'a> {
-    async fn start(mut self) -> Result<Ready<'a>, Ending> {
+    /// Makes it ready, unless it is to become a template and looks outside: what it learnt there, and the
+    /// connection that it waits on, would be in every clone.
+    async fn start(self) -> Result<Ready<'a>, Ending> {
+        let watched = match &self.hosting.way_out {
+            WayOut::Watched(tried) => Some(Arc::clone(tried)),
+            WayOut::None | WayOut::Open(_) => None,
+        };
+        let looked_outside = async {
+            match watched {
+                Some(tried) => tried.notified().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = looked_outside => {
+                Err(Ending::NoTemplate("its server uses the network while it starts".to_owned()))
+            }
+            ready = self.make_ready() => ready,
+        }
+    }
+
+    async fn make_ready(mut self) -> Result<Ready<'a>, Ending> {
         let logs = self.hosting.dir.join("logs");
         if let Some(workload) = &self.spec.workload {
             let patience = Duration::from_millis(self.spec.deadline_ms);
-            let starting = start_server(self.spec, workload, &self.shared, &mut self.control, patience);
+            let starting = start_server(self.spec, workload, &self.shared, &mut self.control, self.deadline);
             let bounded = timeout_at(self.deadline, starting);
             let started = while_alive(&mut *self.instance, &logs, bounded).await?;
             match started {
@@ -277,8 +344,10 @@ async fn start_server(
     workload: &Workload,
     shared: &Rc<Shared>,
     control: &mut Control,
-    patience: Duration,
+    deadline: Instant,
 ) -> Result<(), Ending> {
+    let patience = Duration::from_millis(spec.deadline_ms);
+    let logs = shared.recorder.home.machine(&shared.recorder.get().id).join("logs");
     let level = match &spec.origin {
         Origin::Cold { .. } => None,
         Origin::Template { level, .. } | Origin::Builder { level, .. } => Some(*level),
@@ -288,20 +357,28 @@ async fn start_server(
     // Its clones are for every server of the image: it must hold nothing of this one.
     let is_bare = is_builder && level == Some(Level::Agent);
     if !is_running {
+        let mut env = if is_bare { BTreeMap::new() } else { workload.env.clone() };
+        let ways_out = workload.egress.ways(own_port(workload)).filter(|_| !is_bare);
+        if ways_out.as_ref().is_some_and(|ways| ways.proxy.is_some()) {
+            egress::environment::extend(&mut env);
+        }
         let configure = Configure {
             hostname: shared.recorder.get().name.to_string(),
             command: if is_bare { vec![NO_PROGRAM.to_owned()] } else { workload.command.clone() },
-            env: if is_bare { BTreeMap::new() } else { workload.env.clone() },
+            env,
             cwd: if is_bare { "/".to_owned() } else { workload.cwd.clone() },
             root: Root::Device {
                 device: "/dev/vda".to_owned(),
                 overlay: workload.overlay.then(|| "/dev/vdb".to_owned()),
             },
+            mounts: disks::mounts(workload),
+            hold_volumes: is_builder,
             transport: workload.transport,
             limits: workload.limits,
             clock_unix_ns: Some(clock()),
             entropy: Some(random_hex::<32>()?),
             reseed: workload.reseed.filter(|_| level == Some(Level::Server)),
+            egress: ways_out,
         };
         let request = Request::Configure(Box::new(configure));
         let _: serde_json::Value = control.request("configure", request, patience).await?;
@@ -320,16 +397,23 @@ async fn start_server(
     }
     if !is_running && !is_builder {
         let _: Started = control.request("start", Request::Start, patience).await?;
+        if shared.http.is_some() {
+            http::listening(control, deadline, &logs).await?;
+        }
     }
     if workload.conversation == Conversation::Held && !is_builder {
-        let stream = shared.converse().await?;
+        let stream = http::talk(shared).await?;
         let (reader, writer) = tokio::io::split(stream);
         let mut options = mcp::Options::new("casemate", env!("CARGO_PKG_VERSION"));
         // A server in emulation may take as long to begin as the machine was given, and whoever calls this
         // has begun to count earlier.
         options.negotiate_timeout = patience;
         options.observer = garbage_observer(shared);
-        let opened = mcp::Conversation::open(reader, writer, options).await.map_err(Ending::Server)?;
+        let opened = mcp::Conversation::open(reader, writer, options).await;
+        let opened = opened.map_err(|error| match shared.broken.borrow().clone() {
+            Some(reason) => Ending::ConversationEnded(reason),
+            None => Ending::Server(error),
+        })?;
         *shared.conversation.borrow_mut() = Some(opened);
     }
     Ok(())

@@ -1,8 +1,12 @@
 //! A machine whose agent and VMM are played by a test.
 
-use super::shared::{Link, Recorder, Shared, Use, Wish};
+use super::{
+    http::Http,
+    shared::{Link, Recorder, Shared, Use, Wish},
+};
 use crate::{
     backend::{BackendError, Boxed, Capabilities, GuestMemory, Hosting, Instance},
+    egress::WayOut,
     home::Home,
     log::CappedLog,
     record::Record,
@@ -60,6 +64,15 @@ impl Played {
 
     /// A machine that is suspended after so many idle milliseconds.
     pub(super) fn idle_for(idle_ms: Option<u64>) -> Self {
+        Self::with(idle_ms, None)
+    }
+
+    /// A machine whose server is reached by HTTP.
+    pub(super) fn listening(http: Http) -> Self {
+        Self::with(None, Some(http))
+    }
+
+    fn with(idle_ms: Option<u64>, http: Option<Http>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let home = Home::open(&dir.path().join("home")).unwrap();
         let nowhere = PathBuf::new;
@@ -76,6 +89,7 @@ impl Played {
             may_be_suspended: idle_ms.is_some(),
             paused: Cell::new(false),
             carrier: RefCell::default(),
+            http,
             capabilities: CAPABLE,
             wishes,
             conversation: RefCell::default(),
@@ -99,7 +113,7 @@ impl Played {
     pub(super) fn hosting(&self) -> Hosting {
         let record = self.shared.recorder.get();
         let home = self.shared.recorder.home.clone();
-        Hosting { dir: home.machine(&record.id), home, record }
+        Hosting { dir: home.machine(&record.id), home, record, disks: Rc::default(), way_out: WayOut::None }
     }
 
     /// What was noted in the server's log.

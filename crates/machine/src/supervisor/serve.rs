@@ -24,6 +24,9 @@ use tokio::sync::mpsc;
 /// How long a machine may take to power itself off, beyond what its server is given to end.
 const POWER_OFF: Duration = Duration::from_millis(500);
 
+/// How long a machine may take to write to its volumes what its server wrote.
+const FLUSH: Duration = Duration::from_secs(5);
+
 /// Serves the machine's socket until the machine is to end, then ends it.
 pub(super) async fn until_the_end(mut ready: Ready<'_>, owner: &mut Owner) -> Ending {
     let ending = serve(&mut ready, owner).await;
@@ -116,6 +119,10 @@ async fn serve(ready: &mut Ready<'_>, owner: &mut Owner) -> Ending {
             reason = &mut conversation_ended => {
                 if ending::is_to_blame(&reason) {
                     return Ending::ConversationEnded(reason.to_string());
+                }
+                let broken = shared.broken.borrow().clone();
+                if let Some(reason) = broken {
+                    return Ending::ConversationEnded(reason);
                 }
                 // Most often the server ended, or the VMM under it: that says more.
                 return tokio::select! {
@@ -253,11 +260,12 @@ async fn fulfil(
     None
 }
 
-/// Lets the server end; after that the machine is killed. One with a disk that is looked at afterwards powers
-/// itself off first: of another nothing stays, and in emulation that takes longer than all the rest.
+/// Lets the server end; after that the machine is killed. One with a disk that outlives it powers itself off
+/// first: of another nothing stays, and in emulation that takes longer than all the rest.
 async fn shut_down(spec: &Spec, instance: &mut dyn Instance, shared: &Shared) {
     let grace = STOP_GRACE / 2;
-    let has_disk = spec.workload.as_ref().is_some_and(|workload| workload.overlay);
+    let has_volume = spec.workload.as_ref().is_some_and(|workload| !workload.volumes.is_empty());
+    let has_disk = has_volume || spec.workload.as_ref().is_some_and(|workload| workload.overlay);
     let conversation = shared.conversation.take();
     let orderly = async {
         // Without processors it could not answer; a machine that is not paused refuses, which is no harm. A
@@ -281,7 +289,8 @@ async fn shut_down(spec: &Spec, instance: &mut dyn Instance, shared: &Shared) {
             () = powered_off => {}
         }
     };
-    let _ = tokio::time::timeout(STOP_GRACE + POWER_OFF, orderly).await;
+    let patience = STOP_GRACE + POWER_OFF + if has_volume { FLUSH } else { Duration::ZERO };
+    let _ = tokio::time::timeout(patience, orderly).await;
 }
 
 #[cfg(test)]

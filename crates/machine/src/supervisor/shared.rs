@@ -1,6 +1,6 @@
 //! What the tasks of a supervisor share: the record, and the ways to the machine.
 
-use super::carrier::Carrier;
+use super::{carrier::Carrier, http::Http};
 use crate::{
     backend::{BackendError, Capabilities},
     control::{Control, ControlError},
@@ -144,6 +144,8 @@ pub(super) struct Shared {
     pub(super) paused: Cell<bool>,
     /// Carries the conversation, where the machine may be suspended under it.
     pub(super) carrier: RefCell<Option<Rc<Carrier>>>,
+    /// Its server, where that is reached by HTTP.
+    pub(super) http: Option<Http>,
     pub(super) capabilities: Capabilities,
     pub(super) wishes: mpsc::Sender<Wish>,
     /// The conversation, where the supervisor holds it.

@@ -3,8 +3,10 @@
 use super::Level;
 use crate::{
     backend::{BackendError, qemu::probe},
+    egress::Egress,
     spec::{Accelerator, Spec},
 };
+use casemate_proto::mount::Target;
 use serde::Serialize;
 use std::{collections::BTreeMap, fs, io, path::Path};
 
@@ -20,6 +22,10 @@ pub enum KeyError {
     /// Writes to its root go to a device of their own.
     #[error("its root is writable")]
     Overlay,
+    /// It has a volume: a template would hold the file system as it once was, and write that over what came
+    /// after.
+    #[error("it has a volume, of which a template would remember an old state")]
+    Volume,
     /// The kernel cannot be looked at.
     #[error("cannot look at the kernel")]
     Kernel(#[source] io::Error),
@@ -67,6 +73,9 @@ impl Ingredients {
         if workload.overlay {
             return Err(KeyError::Overlay);
         }
+        if level == Level::Server && !workload.volumes.is_empty() {
+            return Err(KeyError::Volume);
+        }
         #[derive(Serialize)]
         struct Configured<'a> {
             command: Option<&'a [String]>,
@@ -75,6 +84,11 @@ impl Ingredients {
             limits: casemate_proto::control::Limits,
             transport: casemate_proto::control::Transport,
             reseed: Option<casemate_proto::control::Reseed>,
+            egress: Option<&'a Egress>,
+            /// The content of each packed folder, and where it is mounted.
+            folders: Vec<(&'a str, &'a Target)>,
+            /// The size of each volume's device, and where it will be mounted.
+            volumes: Vec<(u64, &'a Target)>,
         }
         // A template without a server holds nothing of its configuration.
         let server = level == Level::Server;
@@ -85,6 +99,10 @@ impl Ingredients {
             limits: workload.limits,
             transport: workload.transport,
             reseed: workload.reseed.filter(|_| server),
+            egress: server.then_some(&workload.egress),
+            // Mounted in both kinds of template: a machine has the devices that its template had.
+            folders: workload.folders.iter().map(|folder| (&*folder.digest, &folder.target)).collect(),
+            volumes: workload.volumes.iter().map(|volume| (volume.bytes, &volume.target)).collect(),
         };
         // Strings and numbers: it serialises.
         let configured = serde_json::to_vec(&configured).unwrap_or_default();

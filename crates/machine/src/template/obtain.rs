@@ -1,6 +1,6 @@
 //! From a wish for a machine to the template that it is restored from: found, waited for, or built.
 
-use super::{Ingredients, Level, Manifest, Outcome, TemplateError, Templates};
+use super::{Ingredients, KeyError, Level, Manifest, Outcome, TemplateError, Templates};
 use crate::{
     client::{self, LaunchError},
     home::Home,
@@ -8,6 +8,7 @@ use crate::{
     record::State,
     spec::{Lifetime, Origin, Restart, Spec},
 };
+use casemate_proto::control::Transport;
 use std::fs::File;
 
 /// What is being done for a machine that starts.
@@ -26,13 +27,23 @@ pub enum Step {
 /// Answers a cold start where there can be none, with the reason. A server that does not even start is an
 /// error here already.
 pub async fn obtain(home: &Home, spec: &Spec, mut progress: impl FnMut(Step)) -> Result<Origin, LaunchError> {
+    let mut reason = None;
     let levels = match spec.workload.as_ref().map(|workload| workload.reseed) {
         None => return Ok(Origin::Cold { reason: "nothing runs in it".to_owned() }),
+        // A server that runs may have looked at it.
+        Some(_) if spec.workload.as_ref().is_some_and(|workload| !workload.volumes.is_empty()) => {
+            reason = Some(KeyError::Volume.to_string());
+            &[Level::Agent][..]
+        }
+        // Whether one that listens rests cannot be told by what it has read.
+        Some(_) if spec.workload.as_ref().is_some_and(|workload| workload.transport != Transport::Stdio) => {
+            reason = Some("a server that is reached by HTTP starts in each machine".to_owned());
+            &[Level::Agent][..]
+        }
         Some(Some(_)) => &[Level::Server, Level::Agent][..],
         // Its random numbers could repeat.
         Some(None) => &[Level::Agent][..],
     };
-    let mut reason = None;
     for &level in levels {
         match ensure(home, spec, level, &mut progress).await {
             Ok(Ok(key)) => return Ok(Origin::Template { key, level, reason }),

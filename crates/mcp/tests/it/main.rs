@@ -5,6 +5,7 @@
 )]
 
 mod adversary;
+mod http;
 mod lifecycle;
 mod negotiation;
 mod peer;

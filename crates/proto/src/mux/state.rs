@@ -2,7 +2,7 @@
 
 use super::codec::{Frame, Malformed, decode, encode};
 use super::{DATA_BYTES, ENCODED_BYTES, Nonce, ResetCode, SYNC_SKIP_BYTES, WINDOW};
-use crate::limits::STREAMS;
+use crate::limits::{GUEST_STREAMS, STREAMS};
 use std::collections::{BTreeMap, VecDeque};
 
 /// Output that nobody takes: beyond this many bytes the guest is flooding the host with requests.
@@ -419,7 +419,9 @@ impl Mux {
             return Err(unexpected("open", stream));
         }
         self.last_foreign = stream;
-        if self.streams.len() >= STREAMS {
+        let foreign = self.streams.keys().filter(|id| *id % 2 == stream % 2).count();
+        let most_foreign = if self.role == Role::Guest { STREAMS } else { GUEST_STREAMS };
+        if self.streams.len() >= STREAMS || foreign >= most_foreign {
             self.emit(&Frame::Reset { stream, code: ResetCode::Refused, reason: "too many streams" });
         } else {
             self.streams.insert(stream, Stream::new(Phase::Offered));

@@ -4,8 +4,10 @@ use crate::support::{LATEST_LEGACY, command, data, failure, initialised, text};
 use casemate_testkit::LineClient;
 use serde_json::{Value, json};
 use std::fs;
+use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::os::unix::process::ExitStatusExt;
+use std::thread;
 
 fn client() -> LineClient {
     initialised(LATEST_LEGACY, json!({}))
@@ -201,4 +203,58 @@ fn counters_belong_to_processes() {
     assert_eq!(count(&mut first), json!({ "count": 1, "pid": first.pid() }));
     assert_eq!(count(&mut first), json!({ "count": 2, "pid": first.pid() }));
     assert_eq!(count(&mut second), json!({ "count": 1, "pid": second.pid() }) as Value);
+}
+
+/// Answers each connection with this, once it has heard something.
+fn answering(answers: &'static [&'static str]) -> (u16, thread::JoinHandle<Vec<String>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let serving = thread::spawn(move || {
+        let serve = |answer: &&str| {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut heard = [0; 1024];
+            let length = stream.read(&mut heard).unwrap();
+            stream.write_all(answer.replace("PORT", &port.to_string()).as_bytes()).unwrap();
+            String::from_utf8_lossy(&heard[..length]).into_owned()
+        };
+        answers.iter().map(serve).collect()
+    });
+    (port, serving)
+}
+
+#[test]
+fn exchange_returns_what_came_back() {
+    let mut client = client();
+    let (port, serving) = answering(&["back"]);
+    let arguments = json!({ "host": "127.0.0.1", "port": port, "send": "6869" });
+    let answer = data(&client.call("exchange", arguments).unwrap());
+    assert_eq!((&answer["text"], &answer["hex"]), (&json!("back"), &json!("6261636b")));
+    assert_eq!(serving.join().unwrap(), ["hi"]);
+    let refused = client.call("exchange", json!({ "host": "127.0.0.1", "port": port, "send": "" })).unwrap();
+    assert!(failure(&refused).contains("refused"), "{refused}");
+}
+
+#[test]
+fn fetch_follows_redirections() {
+    const ANSWERS: &[&str] = &[
+        "HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:PORT/there\r\n\r\n",
+        "HTTP/1.1 200 OK\r\n\r\nbody",
+    ];
+    // What the surroundings say of proxies is not meant.
+    let mut command = command(&[]);
+    let mut client = LineClient::spawn(command.env_remove("http_proxy")).unwrap();
+    client.initialize(LATEST_LEGACY, json!({})).unwrap();
+    let (port, serving) = answering(ANSWERS);
+    let url = format!("http://127.0.0.1:{port}/here");
+    let answer = data(&client.call("fetch", json!({ "url": url })).unwrap());
+    assert_eq!(
+        (&answer["status"], &answer["body"], &answer["proxy"]),
+        (&json!(200), &json!("body"), &json!(null))
+    );
+    assert_eq!(answer["followed"], json!([url]));
+    let heard = serving.join().unwrap();
+    assert!(
+        heard[0].starts_with("GET /here HTTP/1.1\r\n") && heard[1].starts_with("GET /there "),
+        "{heard:?}"
+    );
 }

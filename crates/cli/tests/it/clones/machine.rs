@@ -88,6 +88,8 @@ impl Template {
         let mut env = self.image.meta.env.clone();
         env.insert("PRIME".to_owned(), "1".to_owned());
         Configure {
+            mounts: Vec::new(),
+            hold_volumes: false,
             hostname: "template".to_owned(),
             command: self.image.meta.command.clone(),
             env,
@@ -99,6 +101,7 @@ impl Template {
             // Its generator is fresh, and does not become so by itself while the clones draw.
             entropy: Some("11".repeat(32)),
             reseed,
+            egress: None,
         }
     }
 }

@@ -243,6 +243,8 @@ impl Guest {
             Kind::Serial | Kind::Vsock => "/usr/bin/casemate-probe".to_owned(),
         };
         Configure {
+            mounts: Vec::new(),
+            hold_volumes: false,
             hostname: "links".to_owned(),
             command: [&program, "--misbehave", "mirror"].map(str::to_owned).into(),
             env: Default::default(),
@@ -257,6 +259,7 @@ impl Guest {
             clock_unix_ns: None,
             entropy: None,
             reseed: None,
+            egress: None,
         }
     }
 }

@@ -1,6 +1,8 @@
 //! QEMU's command line. It holds no command and no secret: the agent is configured over the link.
 
+use crate::disks;
 use crate::spec::{Accelerator, Spec};
+use casemate_proto::mount::Kind;
 use std::os::fd::RawFd;
 
 /// Translated code of a guest in emulation, in MiB: with 32 a Node server starts half as fast, more than
@@ -10,6 +12,8 @@ const TRANSLATION_CACHE_MB: u32 = 64;
 /// Descriptor sets: 1 is KVM's.
 const INCOMING_SET: u32 = 2;
 const OUTGOING_SET: u32 = 3;
+/// And those after it.
+const FIRST_VOLUME_SET: u32 = 4;
 
 /// What the state of devices is read from.
 pub(super) fn incoming_uri() -> String {
@@ -23,7 +27,7 @@ pub(super) fn outgoing_path() -> String {
 
 /// Descriptors that QEMU inherits, by number.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Descriptors {
+pub(super) struct Descriptors<'a> {
     pub memory: RawFd,
     /// Whether the memory is a template's: read, and written to nowhere but in this VMM.
     pub memory_is_template: bool,
@@ -35,6 +39,9 @@ pub(super) struct Descriptors {
     pub initramfs: RawFd,
     pub root: Option<RawFd>,
     pub overlay: Option<RawFd>,
+    /// Images of folders, to be read.
+    pub folders: &'a [RawFd],
+    pub volumes: &'a [RawFd],
     pub monitor: RawFd,
     pub console: RawFd,
     pub link: RawFd,
@@ -42,7 +49,7 @@ pub(super) struct Descriptors {
 }
 
 /// The arguments after the program's name. A kernel that boots in emulation is told the frequency of the counter.
-pub(super) fn build(spec: &Spec, fds: &Descriptors, tsc_khz: Option<u64>) -> Vec<String> {
+pub(super) fn build(spec: &Spec, fds: &Descriptors<'_>, tsc_khz: Option<u64>) -> Vec<String> {
     let mut args = Vec::new();
     let mut option = |name: &str, value: String| args.extend([name.to_owned(), value]);
     let file = |fd: RawFd| format!("/proc/self/fd/{fd}");
@@ -110,6 +117,32 @@ pub(super) fn build(spec: &Spec, fds: &Descriptors, tsc_khz: Option<u64>) -> Vec
         );
         option("-device", format!("virtio-blk-device,drive={id},serial=casemate-{id}"));
     }
+    for (number, &fd) in fds.folders.iter().enumerate() {
+        let (drive, serial) = (format!("folder{number}"), disks::serial(Kind::Folder, number));
+        option(
+            "-drive",
+            format!("id={drive},if=none,format=raw,file.locking=off,readonly=on,file={}", file(fd)),
+        );
+        option("-device", format!("virtio-blk-device,drive={drive},serial={serial}"));
+    }
+    for (set, (number, &fd)) in (FIRST_VOLUME_SET..).zip(fds.volumes.iter().enumerate()) {
+        let (drive, serial) = (format!("volume{number}"), disks::serial(Kind::Volume, number));
+        // By a set: the VMM's user may not open the file a second time. What is removed in it makes room on the
+        // host.
+        option("-add-fd", format!("fd={fd},set={set}"));
+        option(
+            "-drive",
+            format!(
+                "id={drive},if=none,format=raw,file.locking=off,readonly=off,auto-read-only=off,discard=unmap,\
+                 file=/dev/fdset/{set}"
+            ),
+        );
+        // A host whose disk is full gives the guest an error, and does not stop it.
+        option(
+            "-device",
+            format!("virtio-blk-device,drive={drive},serial={serial},werror=report,rerror=report"),
+        );
+    }
     option("-device", "virtio-serial-device,max_ports=2".to_owned());
     option("-chardev", format!("socket,id=link,fd={}", fds.link));
     option("-device", "virtserialport,chardev=link,name=casemate.link".to_owned());
@@ -169,6 +202,8 @@ mod tests {
             initramfs: 12,
             root: Some(13),
             overlay: None,
+            folders: &[17],
+            volumes: &[18, 19],
             monitor: 14,
             console: 15,
             link: 16,
@@ -176,9 +211,17 @@ mod tests {
         };
         let line = build(&spec, &fds, Some(2_000_000)).join(" ");
         assert!(!line.contains("net"), "{line}");
-        for expected in
-            ["spawn=deny", "-smp 2", "-m 300M", "readonly=on,file=/proc/self/fd/13", "-nodefaults"]
-        {
+        for expected in [
+            "spawn=deny",
+            "-smp 2",
+            "-m 300M",
+            "readonly=on,file=/proc/self/fd/13",
+            "readonly=on,file=/proc/self/fd/17",
+            "-add-fd fd=19,set=5",
+            "file=/dev/fdset/5",
+            "serial=casemate-volume-1",
+            "-nodefaults",
+        ] {
             assert!(line.contains(expected), "no {expected} in {line}");
         }
     }

@@ -3,8 +3,8 @@
 //! The VMM gets everything as a descriptor: memory, kernel, root file system, monitor, console and link.
 //! It has no network device and no folder of its own.
 //!
-//! The slots of microvm's eight virtio-mmio devices: root, link and, where asked for, the writable overlay; two
-//! are kept for volumes, one for a balloon, two are free. Entropy comes over the link (decision 0013).
+//! The slots of microvm's eight virtio-mmio devices: root, link and, where asked for, the writable overlay; five are
+//! for folders and volumes. Entropy comes over the link (decision 0013).
 
 mod args;
 pub mod confine;
@@ -23,8 +23,7 @@ use crate::{
     supervisor::chain,
     template::pages::PAGE,
 };
-use casemate_link::{Connector, MuxHandle, mux};
-use casemate_proto::mux::ResetCode;
+use casemate_link::{Connector, Listener, MuxHandle, mux};
 use confine::Confinement;
 use qmp::Qmp;
 use rustix::fs::MemfdFlags;
@@ -100,6 +99,8 @@ pub(crate) async fn start(spec: &Spec, hosting: &Hosting, beginning: Beginning) 
             initramfs: files.initramfs.as_raw_fd(),
             root: files.root.as_ref().map(AsRawFd::as_raw_fd),
             overlay: files.overlay.as_ref().map(AsRawFd::as_raw_fd),
+            folders: &files.folders.iter().map(AsRawFd::as_raw_fd).collect::<Vec<_>>(),
+            volumes: &files.volumes.iter().map(AsRawFd::as_raw_fd).collect::<Vec<_>>(),
             monitor: monitor_end.as_raw_fd(),
             console: console_end.as_raw_fd(),
             link: link_end.as_raw_fd(),
@@ -119,6 +120,9 @@ pub(crate) async fn start(spec: &Spec, hosting: &Hosting, beginning: Beginning) 
     confinement.inherit.extend(incoming);
     confinement.readable.extend(files.root);
     confinement.inherit.extend(files.overlay);
+    confinement.readable.extend(files.folders);
+    // Their locks go with them: nobody else has a volume while this VMM could write to it.
+    confinement.inherit.extend(files.volumes.into_iter().map(OwnedFd::from));
     confinement.inherit.extend(files.kvm);
     confinement.apply(&mut command)?;
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
@@ -170,7 +174,7 @@ pub(crate) async fn start(spec: &Spec, hosting: &Hosting, beginning: Beginning) 
     let (link, driver) = mux::attach_host(tokio_stream(link)?, nonce);
     // Why it ends is told to everybody who uses the link.
     tokio::spawn(driver);
-    tokio::spawn(refuse_guest(link.clone()));
+    tokio::spawn(hosting.way_out.clone().serve(Listener::mux(link.clone())));
     Ok(Vmm { child, pid, qmp, link, memory, outgoing, overlay: has_overlay, drains })
 }
 
@@ -254,25 +258,24 @@ fn write_pages(pages: &File, memory: &GuestMemory) -> io::Result<()> {
     }
 }
 
-/// Refuses the streams that a guest opens: nothing of the host is there for it.
-async fn refuse_guest(link: MuxHandle) {
-    while let Ok(offered) = link.accept().await {
-        offered.refuse(ResetCode::Refused, "nothing is offered to this machine");
-    }
-}
-
 /// What the VMM is given to read and write.
 struct Files {
     kernel: File,
     initramfs: File,
     root: Option<File>,
     overlay: Option<OwnedFd>,
+    folders: Vec<File>,
+    volumes: Vec<File>,
     kvm: Option<OwnedFd>,
 }
 
 impl Files {
     fn open(spec: &Spec, hosting: &Hosting) -> Result<Self, BackendError> {
         let root = spec.workload.as_ref().map(|workload| open("image", &workload.rootfs)).transpose()?;
+        let shared = |files: &[File]| {
+            let shared = files.iter().map(File::try_clone).collect::<io::Result<Vec<_>>>();
+            shared.map_err(BackendError::system("share the machine's disks"))
+        };
         Ok(Self {
             kernel: open("kernel", &spec.kernel)?,
             initramfs: open("initramfs", &spec.initramfs)?,
@@ -281,6 +284,8 @@ impl Files {
                 _ => None,
             },
             root,
+            folders: shared(&hosting.disks.folders)?,
+            volumes: shared(&hosting.disks.volumes)?,
             overlay: match &spec.workload {
                 Some(workload) if workload.overlay => Some(overlay::create(&hosting.home)?),
                 _ => None,

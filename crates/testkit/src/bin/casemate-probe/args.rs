@@ -14,7 +14,8 @@ Usage: casemate-probe [OPTIONS]
   --http PORT                serve Streamable HTTP at /mcp instead of stdio; 0 picks a free port
   --host ADDRESS             the address to listen on with --http [default: 127.0.0.1]
   --misbehave MODE           on stdio: exit-at-once, never-answer, garbage, long-line, close-stdout,
-                             ignore-stdin, mirror (each byte comes back) or stderr-flood
+                             ignore-stdin, mirror (each byte comes back), stderr-flood or
+                             call-home (looks outside before reading anything)
   --help, --version
 ";
 
@@ -82,6 +83,8 @@ pub enum Misbehaviour {
     Mirror,
     /// Writes 32 MiB to stderr before reading anything.
     StderrFlood,
+    /// Fetches something from outside before reading anything.
+    CallHome,
 }
 
 /// Why a command line was refused.
@@ -167,6 +170,7 @@ fn misbehave(text: &str) -> Option<Misbehaviour> {
         "ignore-stdin" => Misbehaviour::IgnoreStdin,
         "mirror" => Misbehaviour::Mirror,
         "stderr-flood" => Misbehaviour::StderrFlood,
+        "call-home" => Misbehaviour::CallHome,
         _ => return None,
     })
 }

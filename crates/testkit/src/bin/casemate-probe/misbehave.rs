@@ -50,6 +50,10 @@ pub fn before(mode: Misbehaviour) -> Option<ExitCode> {
             }
             None
         }
+        Misbehaviour::CallHome => {
+            eprintln!("casemate-probe: called home: {}", crate::tools::call_home());
+            None
+        }
         Misbehaviour::Garbage | Misbehaviour::LongLine => None,
     }
 }

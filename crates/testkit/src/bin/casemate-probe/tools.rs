@@ -6,6 +6,7 @@
 mod answers;
 mod arguments;
 mod client;
+mod fetch;
 mod files;
 mod load;
 mod network;
@@ -13,6 +14,7 @@ mod time;
 
 pub use answers::{fill_random, hex};
 pub use arguments::Arguments;
+pub use fetch::call_home;
 
 use crate::call::Call;
 use crate::revision::Revision;
@@ -97,6 +99,8 @@ pub static ALL: &[Tool] = &[
     time::SLEEP,
     answers::RANDOM,
     network::CONNECT,
+    fetch::EXCHANGE,
+    fetch::FETCH,
     load::CRASH,
     load::EXIT,
     load::ALLOCATE,

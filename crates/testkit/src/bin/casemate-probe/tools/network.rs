@@ -5,8 +5,11 @@ use super::{Arguments, Failure, Hints, LOOKS, Reply, Tool};
 use crate::call::Call;
 use serde_json::json;
 use std::io::{self, ErrorKind};
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
+
+/// How long a name server may take.
+const NAME_SERVER_PATIENCE: Duration = Duration::from_secs(2);
 
 pub const CONNECT: Tool = Tool {
     name: "connect",
@@ -14,7 +17,11 @@ pub const CONNECT: Tool = Tool {
     description: "Tries a TCP connection and says what happened: connected, refused, timeout, unreachable, \
                   unresolved, denied or failed.",
     arguments: &[
-        Argument::required("host", Kind::Text, "An address, or a name that /etc/hosts knows."),
+        Argument::required(
+            "host",
+            Kind::Text,
+            "An address, or a name that /etc/hosts or a name server on loopback knows.",
+        ),
         Argument::required("port", Kind::Integer(1, 65_535), "The port."),
         Argument::integer("timeout_ms", (1, 60_000), 5000, "How long to try, in milliseconds."),
     ],
@@ -45,11 +52,33 @@ fn connect(_: &Call, arguments: &Arguments) -> Result<Reply, Failure> {
     })))
 }
 
-/// Reads an address, or looks the name up in `/etc/hosts`. Not the C library's resolver: linked statically it
+/// Reads an address, or looks the name up in `/etc/hosts` and then at a name server on loopback. Not the C library's resolver: linked statically it
 /// would be a tenth of the program, and it wants shared libraries that a machine need not have.
-fn resolve(host: &str) -> Option<IpAddr> {
+pub fn resolve(host: &str) -> Option<IpAddr> {
     let known = || lookup(&std::fs::read_to_string("/etc/hosts").ok()?, host);
-    host.parse().ok().or_else(known)
+    host.parse().ok().or_else(known).or_else(|| ask(host))
+}
+
+/// Asks the name server for an address of IPv4 (RFC 1035, section 4).
+fn ask(name: &str) -> Option<IpAddr> {
+    let mut question = vec![0x70, 0x72, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    for label in name.split('.') {
+        question.push(u8::try_from(label.len()).ok().filter(|length| (1..=63).contains(length))?);
+        question.extend(label.as_bytes());
+    }
+    question.extend([0, 0, 1, 0, 1]);
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).ok()?;
+    socket.connect((Ipv4Addr::LOCALHOST, 53)).ok()?;
+    socket.set_read_timeout(Some(NAME_SERVER_PATIENCE)).ok()?;
+    socket.send(&question).ok()?;
+    let mut answer = [0; 512];
+    let length = socket.recv(&mut answer).ok()?;
+    let has_answers = answer[..2] == question[..2] && answer[3] & 15 == 0 && answer[7] > 0;
+    // The last record; its data is an address of four bytes.
+    match answer[..length] {
+        [.., 0, 4, a, b, c, d] if has_answers => Some(Ipv4Addr::new(a, b, c, d).into()),
+        _ => None,
+    }
 }
 
 fn lookup(hosts: &str, name: &str) -> Option<IpAddr> {

@@ -1,0 +1,250 @@
+//! Decides what becomes of each server of a client: which server of casemate it is or will be, or why it
+//! stays as it is. Decides only; nothing is built or written here.
+
+use super::{Document, Entry, Launcher, Mistake, Obstacle};
+use crate::{
+    command::options::check_variable,
+    config::Server,
+    engine::{Source, source_of_command},
+};
+use casemate_proto::ids::Name;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Component, Path},
+};
+
+/// Programs that are of no use without files that no client names.
+const INTERPRETERS: [&str; 14] = [
+    "bun", "bunx", "deno", "java", "node", "nodejs", "npm", "perl", "pipx", "pnpm", "python", "python3",
+    "ruby", "uv",
+];
+
+/// The longest name.
+const NAME_BYTES: usize = 63;
+
+/// What becomes of a client's server.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Proposal {
+    /// Its name in the client's file.
+    pub entry: String,
+    /// What becomes of it.
+    pub verdict: Verdict,
+    /// Names of the variables that it is given.
+    pub variables: Vec<String>,
+    /// What its user should know before it runs in a machine.
+    pub notes: Vec<String>,
+}
+
+/// What becomes of a client's server.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Verdict {
+    /// It runs in casemate already.
+    Own,
+    /// A server of that name is defined like it.
+    Known(Name),
+    /// It becomes a server of that name.
+    New(Name, Taken),
+    /// It stays as it is.
+    Left(Obstacle),
+}
+
+/// The definition of a server that is taken over.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Taken {
+    /// What its image is made from, as it will be written.
+    pub source: String,
+    /// The same, as it is understood.
+    pub meaning: Source,
+    /// The arguments behind the source as it will be written.
+    pub args: Vec<String>,
+    /// The arguments behind the source as it is understood.
+    pub meant_args: Vec<String>,
+    /// Its environment.
+    pub env: BTreeMap<String, String>,
+    /// Something of it is probably a secret.
+    pub secret: bool,
+}
+
+/// Looks at every server of a client, in the order of their names. `servers` are those that casemate knows
+/// already, `plain` is whether secrets may be written in clear.
+pub fn propose(
+    document: &Document,
+    launcher: &Launcher,
+    servers: &BTreeMap<Name, Server>,
+    plain: bool,
+) -> Result<Vec<Proposal>, Mistake> {
+    let mut taken: BTreeSet<Name> = servers.keys().cloned().collect();
+    let mut proposals = Vec::new();
+    for (name, written) in document.entries()? {
+        let entry = Entry::read(&written);
+        let variables = entry.iter().flat_map(|entry| entry.env.keys().cloned()).collect();
+        let mut notes = Vec::new();
+        let verdict = match entry {
+            _ if launcher.is_own(&written) => Verdict::Own,
+            Err(obstacle) => Verdict::Left(obstacle),
+            Ok(entry) => match take(&entry, plain) {
+                Err(obstacle) => Verdict::Left(obstacle),
+                Ok(wanted) => {
+                    notes = self::notes(&entry, &written);
+                    match servers.values().find(|server| is_like(server, &wanted)) {
+                        Some(server) => Verdict::Known(server.name.clone()),
+                        None => {
+                            let name = unique(&name, &taken);
+                            taken.insert(name.clone());
+                            Verdict::New(name, wanted)
+                        }
+                    }
+                }
+            },
+        };
+        proposals.push(Proposal { entry: name, verdict, variables, notes });
+    }
+    Ok(proposals)
+}
+
+impl Taken {
+    /// Its source as people may see it: without arguments, which may be secret.
+    pub fn source_text(&self) -> String {
+        self.meaning.to_string()
+    }
+}
+
+fn take(entry: &Entry, plain: bool) -> Result<Taken, Obstacle> {
+    let words = entry.words();
+    // What people copy from instructions for Windows.
+    let words = match words.as_slice() {
+        [shell, option, rest @ ..] if shell == "cmd" && option.eq_ignore_ascii_case("/c") => rest.to_vec(),
+        _ => words,
+    };
+    let secrets = entry.secrets();
+    let (meaning, meant_args) = source_of_command(&words).map_err(|error| {
+        // The error quotes what it does not understand.
+        Obstacle::Source(match secrets.is_empty() {
+            true => told(&error.to_string()),
+            false => "its command is none that casemate understands".to_owned(),
+        })
+    })?;
+    if let Source::Command(program) = &meaning {
+        check_program(program.first().map_or("", String::as_str))?;
+    }
+    for (name, value) in &entry.env {
+        check_variable(name, value).map_err(|_| Obstacle::VariableName(name.clone()))?;
+    }
+    if !secrets.is_empty() && !plain {
+        return Err(Obstacle::Secret(secrets));
+    }
+    let text = meaning.to_string();
+    // A program of a package, or further packages beside it, are said by the whole command only.
+    let (source, args) = match Source::parse(&text) {
+        Ok((read, rest)) if read == meaning && rest.is_empty() => (text, meant_args.clone()),
+        _ => {
+            let line = shlex::try_join(words.iter().map(String::as_str));
+            (line.map_err(|_| Obstacle::Type("args"))?, Vec::new())
+        }
+    };
+    Ok(Taken { source, meaning, args, meant_args, env: entry.env.clone(), secret: !secrets.is_empty() })
+}
+
+fn check_program(program: &str) -> Result<(), Obstacle> {
+    let path = Path::new(program);
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or(program);
+    match name {
+        "docker" | "podman" | "nerdctl" => Err(Obstacle::Container),
+        _ if INTERPRETERS.contains(&name) => Err(Obstacle::Interpreter(name.to_owned())),
+        _ if program.contains('/') && !path.is_absolute() => Err(Obstacle::Relative(program.to_owned())),
+        _ => Ok(()),
+    }
+}
+
+/// An error about a command without what may be the value of an option.
+fn told(message: &str) -> String {
+    let hidden = message.split(' ').map(|word| match word.split_once('=') {
+        Some((option, _)) if option.contains("--") => format!("{option}=...\""),
+        _ => word.to_owned(),
+    });
+    hidden.collect::<Vec<_>>().join(" ")
+}
+
+fn is_like(server: &Server, wanted: &Taken) -> bool {
+    let is_plain = server.command.is_none() && server.unbuilt.is_empty();
+    let source = server.source.as_ref() == Some(&wanted.meaning);
+    is_plain && source && server.args == wanted.meant_args && server.env == wanted.env
+}
+
+fn notes(entry: &Entry, written: &serde_json::Value) -> Vec<String> {
+    let mut notes = Vec::new();
+    let is_here = |arg: &&String| {
+        let path = Path::new(arg.as_str());
+        path.is_absolute()
+            && path.components().any(|part| matches!(part, Component::Normal(_)))
+            && path.exists()
+    };
+    for path in entry.args.iter().filter(is_here) {
+        notes.push(format!(
+            "{path} is a path of this host: its machine has it only with a mount {path}:{path}"
+        ));
+    }
+    if written.get("cwd").is_some_and(serde_json::Value::is_string) {
+        notes.push("its working folder (cwd) does not hold inside the machine".to_owned());
+    }
+    notes
+}
+
+/// The valid name that is nearest to a client's and free.
+fn unique(wanted: &str, taken: &BTreeSet<Name>) -> Name {
+    let mut clean = String::new();
+    for c in wanted.chars() {
+        match c {
+            _ if c.is_ascii_alphanumeric() || (matches!(c, '.' | '_' | '-') && !clean.is_empty()) => {
+                clean.push(c)
+            }
+            _ if !clean.is_empty() && !clean.ends_with('-') => clean.push('-'),
+            _ => {}
+        }
+    }
+    let clean = clean.trim_end_matches('-');
+    let clean = if clean.is_empty() { "server" } else { clean };
+    let numbered = (1_u32..).filter_map(|number| {
+        let end = if number == 1 { String::new() } else { format!("-{number}") };
+        let begin = &clean[..clean.len().min(NAME_BYTES - end.len())];
+        format!("{begin}{end}").parse::<Name>().ok()
+    });
+    let mut free = numbered.filter(|name| !taken.contains(name));
+    free.next().unwrap_or_else(|| unreachable!("there are more numbers than names that are taken"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_become_valid_and_stay_unique() {
+        let mut taken = BTreeSet::new();
+        for (wanted, expected) in [
+            ("files", "files"),
+            ("files", "files-2"),
+            ("files!", "files-3"),
+            ("My Server (2)", "My-Server-2"),
+            ("../../etc", "etc"),
+            ("-x", "x"),
+            ("äöü", "server"),
+            ("", "server-2"),
+            ("@scope/name", "scope-name"),
+        ] {
+            let name = unique(wanted, &taken);
+            assert_eq!(name.as_str(), expected, "{wanted}");
+            taken.insert(name);
+        }
+        let long = "x".repeat(100);
+        let first = unique(&long, &taken);
+        taken.insert(first.clone());
+        assert_eq!((first.as_str().len(), unique(&long, &taken).as_str().len()), (63, 63));
+    }
+
+    #[test]
+    fn errors_about_options_keep_their_values_to_themselves() {
+        let words = ["npx", "--registry=https://u:hunter2@h/", "x"].map(str::to_owned);
+        let message = told(&source_of_command(&words).unwrap_err().to_string());
+        assert!(message.contains("--registry=") && !message.contains("hunter2"), "{message}");
+    }
+}

@@ -1,0 +1,257 @@
+//! `casemate import`.
+
+use super::client_file::{FileOptions, client_parser, launcher};
+use crate::{
+    clients::{
+        Client, ClientError, Document, Obstacle,
+        adopt::{Proposal, Taken, Verdict, propose},
+        file::ClientFile,
+    },
+    config::store::{Definition, Store},
+    context::Context,
+    engine::images::{self, Wanted},
+    error::{Error, Outcome},
+    render::{first_line, names},
+};
+use casemate_proto::ids::Name;
+use serde::Serialize;
+use std::{error::Error as _, path::Path};
+
+/// Take over the servers that a client has, so that they run in casemate
+///
+/// Shows what would become of each server. With --write it builds their images, adds them to
+/// casemate, and has the client start `casemate run NAME` in their place. Servers that cannot be
+/// taken over stay as they are, and so do those with secrets. No value of a variable is shown.
+///
+/// Examples:
+///   casemate import claude-desktop
+///   casemate import cursor --write
+///   casemate import vscode --write --file .vscode/mcp.json
+///   casemate import cursor --undo
+#[derive(Debug, Clone, PartialEq, clap::Args)]
+#[command(verbatim_doc_comment)]
+pub struct Import {
+    /// The client
+    #[arg(value_parser = client_parser())]
+    client: Client,
+    #[command(flatten)]
+    file: FileOptions,
+    /// Take over servers with secrets too, and write those into config.toml in clear
+    #[arg(long, conflicts_with = "undo")]
+    plain_env: bool,
+    /// Leave building images to the first start, which a client may not wait for
+    #[arg(long, requires = "write")]
+    no_build: bool,
+    /// Print JSON: {client, file, servers: [{entry, action, server, source, variables, reason, notes}], written,
+    /// backup}; action is add, known, own, skip or failed
+    #[arg(long)]
+    json: bool,
+}
+
+/// What `import --json` prints.
+#[derive(Debug, Serialize)]
+struct Imported<'a> {
+    client: Client,
+    file: &'a Path,
+    servers: Vec<Shown<'a>>,
+    written: bool,
+    backup: Option<&'a Path>,
+}
+
+/// What becomes of one server of the client.
+#[derive(Debug, Serialize)]
+struct Shown<'a> {
+    entry: &'a str,
+    action: &'static str,
+    server: Option<&'a Name>,
+    source: Option<String>,
+    variables: &'a [String],
+    reason: Option<String>,
+    notes: &'a [String],
+}
+
+/// Shows or does it.
+pub async fn run(args: Import, context: &Context) -> Result<Outcome, Error> {
+    let client = args.client;
+    if args.file.undo {
+        let outcome = args.file.take_back(client, context, args.json)?;
+        context
+            .screen
+            .note("Servers that were added stay: casemate list shows them, casemate remove NAME forgets one");
+        return Ok(outcome);
+    }
+    let file = ClientFile::read(&args.file.path(client)?)?;
+    let text = file.text().ok_or_else(|| ClientError::Missing { path: file.path().to_owned() })?;
+    let content = |mistake| ClientError::content(file.path())(mistake);
+    let launcher = launcher(context)?;
+    let document = Document::new(client.shape(), text.to_owned()).map_err(content)?;
+    let servers = context.configuration()?.servers;
+    let mut proposals = propose(&document, &launcher, &servers, args.plain_env).map_err(content)?;
+    let rewritten = |proposals: &[Proposal]| {
+        let mut document = document.clone();
+        for proposal in proposals {
+            if let Verdict::Known(name) | Verdict::New(name, _) = &proposal.verdict {
+                document.put(&proposal.entry, &launcher.entry(name)).map_err(content)?;
+            }
+        }
+        Ok::<_, ClientError>(document)
+    };
+    // What cannot be written is found out before anything is built.
+    rewritten(&proposals)?;
+    let mut backup = None;
+    if args.file.write {
+        args.add(&mut proposals, context).await?;
+        let document = rewritten(&proposals)?;
+        if document.text() != text {
+            backup = Some(file.replace(document.text())?);
+        }
+    }
+    args.report(file.path(), &proposals, backup.as_deref(), context)?;
+    let failed = |proposal: &Proposal| matches!(proposal.verdict, Verdict::Left(Obstacle::Build(_)));
+    Ok(if proposals.iter().any(failed) { Outcome::Failed } else { Outcome::Done })
+}
+
+impl Import {
+    /// Builds and adds the new servers; those that cannot be built are left where they are.
+    async fn add(&self, proposals: &mut [Proposal], context: &Context) -> Result<(), Error> {
+        let file = context.config_file()?;
+        for proposal in proposals {
+            let Verdict::New(name, taken) = &proposal.verdict else { continue };
+            let definition = match self.build(taken, context).await {
+                Ok(definition) => definition,
+                Err(error) => {
+                    proposal.verdict = Verdict::Left(Obstacle::Build(causes(&error)));
+                    continue;
+                }
+            };
+            let store = Store::open(&file)?;
+            // Somebody else may have added the name while the image was built.
+            if context.configuration()?.servers.contains_key(name) {
+                let message = format!("server {name} was added meanwhile by another command");
+                return Err(Error::configuration(message)
+                    .hint("import again; nothing was written to the client's file"));
+            }
+            store.put(name, &definition)?;
+        }
+        Ok(())
+    }
+
+    async fn build(&self, taken: &Taken, context: &Context) -> Result<Definition, Error> {
+        let mut definition = Definition {
+            source: taken.source.clone(),
+            args: taken.args.clone(),
+            env: taken.env.clone(),
+            ..Definition::default()
+        };
+        if self.no_build {
+            return Ok(definition);
+        }
+        let wanted = Wanted {
+            source: taken.meaning.clone(),
+            args: taken.meant_args.clone(),
+            command: None,
+            allow_scripts: false,
+            refresh: false,
+        };
+        let image = images::build(context, &context.configuration()?.registries, wanted).await?;
+        if image.meta.command.is_empty() {
+            return Err(Error::configuration(format!(
+                "{} does not say which program to start",
+                taken.source
+            )));
+        }
+        definition.version = images::version(&taken.meaning, &image.meta);
+        definition.image = Some(image.digest);
+        Ok(definition)
+    }
+
+    fn report(
+        &self,
+        file: &Path,
+        proposals: &[Proposal],
+        backup: Option<&Path>,
+        context: &Context,
+    ) -> Result<(), Error> {
+        if self.json {
+            let servers = proposals.iter().map(Shown::new).collect();
+            let (client, written) = (self.client, backup.is_some());
+            return context.screen.json(&Imported { client, file, servers, written, backup });
+        }
+        let title = self.client.title();
+        if proposals.is_empty() {
+            return context.screen.line(&format!("{title} has no servers in {}", file.display()));
+        }
+        context.screen.line(&format!("Servers of {title} in {}:", file.display()))?;
+        let width = proposals.iter().map(|proposal| proposal.entry.chars().count()).max().unwrap_or_default();
+        let mut exposed = Vec::new();
+        for proposal in proposals {
+            let shown = Shown::new(proposal);
+            let what = shown.sentence(self.file.write);
+            context.screen.line(&format!(
+                "  {:width$}  {}",
+                first_line(&proposal.entry),
+                first_line(&what)
+            ))?;
+            for note in &proposal.notes {
+                context.screen.warn(&format!("{}: {}", first_line(&proposal.entry), first_line(note)));
+            }
+            if let Verdict::New(name, taken) = &proposal.verdict
+                && taken.secret
+            {
+                exposed.push(name);
+            }
+        }
+        if self.file.write && !exposed.is_empty() {
+            let message = "config.toml holds secrets in clear; it is readable for you alone. They belong to";
+            context.screen.warn(&format!("{message} {}", names(&exposed)));
+        }
+        match backup {
+            Some(backup) => context.screen.note(&format!(
+                "What the file was is kept in {}; restart {title}; {} takes it back",
+                backup.display(),
+                self.file.way_back("import", self.client)
+            )),
+            None if self.file.write => context.screen.note("Nothing had to be written"),
+            None => context.screen.note("Nothing was written; --write does it"),
+        }
+        Ok(())
+    }
+}
+
+impl<'a> Shown<'a> {
+    fn new(proposal: &'a Proposal) -> Self {
+        let (action, server, source, reason) = match &proposal.verdict {
+            Verdict::Own => ("own", None, None, None),
+            Verdict::Known(name) => ("known", Some(name), None, None),
+            Verdict::New(name, taken) => ("add", Some(name), Some(taken.source_text()), None),
+            Verdict::Left(obstacle @ Obstacle::Build(_)) => {
+                ("failed", None, None, Some(obstacle.to_string()))
+            }
+            Verdict::Left(obstacle) => ("skip", None, None, Some(obstacle.to_string())),
+        };
+        let (variables, notes) = (proposal.variables.as_slice(), proposal.notes.as_slice());
+        Self { entry: &proposal.entry, action, server, source, variables, reason, notes }
+    }
+
+    fn sentence(&self, written: bool) -> String {
+        match (self.server, &self.source, &self.reason) {
+            (Some(name), Some(source), _) if written => format!("became {name}: {source}"),
+            (Some(name), Some(source), _) => format!("would become {name}: {source}"),
+            (Some(name), None, _) if written => format!("runs as {name} now, which was there"),
+            (Some(name), None, _) => format!("would run as {name}, which is there"),
+            (None, _, Some(reason)) => format!("stays: {reason}"),
+            (None, _, None) => "runs in casemate already".to_owned(),
+        }
+    }
+}
+
+/// An error and its causes on one line.
+fn causes(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(&format!(": {cause}"));
+        next = cause.source();
+    }
+    text
+}

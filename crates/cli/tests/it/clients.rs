@@ -1,0 +1,271 @@
+//! `client-config` and `import`: goldens of every client's format, and the commands as their users meet them.
+
+mod commands;
+mod hostile;
+mod real;
+
+use casemate::clients::{
+    Client, Document, Entry, Launcher, Mistake,
+    adopt::{Verdict, propose},
+};
+use casemate_proto::ids::Name;
+use proptest::prelude::*;
+use std::{collections::BTreeMap, fs, path::PathBuf};
+
+fn launcher() -> Launcher {
+    Launcher { program: "/usr/local/bin/casemate".to_owned(), home: None, config: None }
+}
+
+fn name(text: &str) -> Name {
+    text.parse().unwrap()
+}
+
+/// Compares with a file of `tests/data/clients`, to the byte. `CASEMATE_UPDATE_GOLDENS=1` rewrites it.
+fn golden(file: &str, actual: &str) {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data/clients").join(file);
+    if std::env::var_os("CASEMATE_UPDATE_GOLDENS").is_some() {
+        fs::write(&path, actual).unwrap();
+    }
+    let expected = fs::read_to_string(&path).unwrap_or_default();
+    assert!(expected == actual, "{file} differs:\n--- expected\n{expected}\n--- actual\n{actual}");
+}
+
+fn data(client: Client, stage: &str) -> (String, String) {
+    let extension = if client == Client::Codex { "toml" } else { "json" };
+    let file = format!("{client}.{stage}.{extension}");
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data/clients").join(&file);
+    (fs::read_to_string(path).unwrap_or_default(), file)
+}
+
+/// What `client-config --write` makes of a text: two servers, one with a variable.
+fn configured(client: Client, text: &str) -> String {
+    let mut document = Document::new(client.shape(), text.to_owned()).unwrap();
+    let elsewhere = Launcher { home: Some("/srv/casemate \"1\"".to_owned()), ..launcher() };
+    document.put("casemate-one", &launcher().entry(&name("one"))).unwrap();
+    document.put("two", &elsewhere.entry(&name("two"))).unwrap();
+    document.text().to_owned()
+}
+
+/// What `import --write` makes of a text, and what it says about each server.
+fn imported(client: Client, text: &str) -> (String, String) {
+    let document = Document::new(client.shape(), text.to_owned()).unwrap();
+    let (mut rewritten, mut said) = (document.clone(), String::new());
+    for proposal in propose(&document, &launcher(), &BTreeMap::new(), false).unwrap() {
+        let what = match &proposal.verdict {
+            Verdict::Own => "own".to_owned(),
+            Verdict::Known(name) => format!("known {name}"),
+            Verdict::Left(obstacle) => format!("left: {obstacle}"),
+            Verdict::New(name, taken) => {
+                rewritten.put(&proposal.entry, &launcher().entry(name)).unwrap();
+                format!("{name}: {} {:?} {:?}", taken.source, taken.args, taken.env)
+            }
+        };
+        said.push_str(&format!("{}: {what}\n", proposal.entry));
+    }
+    (rewritten.text().to_owned(), said)
+}
+
+#[test]
+fn every_clients_format_is_written_as_documented() {
+    for client in Client::ALL {
+        let (before, _) = data(client, "before");
+        golden(&data(client, "configured").1, &configured(client, &before));
+        golden(&data(client, "fresh").1, &configured(client, ""));
+    }
+}
+
+#[test]
+fn every_clients_servers_are_taken_over() {
+    for client in Client::ALL {
+        let (before, _) = data(client, "before");
+        let (after, said) = imported(client, &before);
+        golden(&data(client, "imported").1, &after);
+        golden(&format!("{client}.imported.txt"), &said);
+    }
+}
+
+#[test]
+fn line_ends_stay_what_they_are() {
+    for client in Client::ALL {
+        let (before, _) = data(client, "before");
+        let dos = |text: &str| text.replace('\n', "\r\n");
+        assert_eq!(configured(client, &dos(&before)), dos(&configured(client, &before)), "{client}");
+        assert_eq!(imported(client, &dos(&before)).0, dos(&imported(client, &before).0), "{client}");
+    }
+    let mixed = "a = 1\r\nb = 2\n".to_owned();
+    assert_eq!(Document::new(Client::Codex.shape(), mixed), Err(Mistake::Layout));
+}
+
+#[test]
+fn what_is_written_twice_changes_nothing() {
+    for client in Client::ALL {
+        let once = configured(client, &data(client, "before").0);
+        assert_eq!(configured(client, &once), once, "{client}");
+    }
+}
+
+#[test]
+fn entries_that_were_put_are_taken_out_again() {
+    for client in Client::ALL {
+        let before = Document::new(client.shape(), data(client, "before").0).unwrap();
+        let mut document = before.clone();
+        for key in ["a", "b", "c"] {
+            document.put(key, &launcher().entry(&name(key))).unwrap();
+        }
+        for key in ["c", "a", "b"] {
+            document.remove(key).unwrap();
+        }
+        assert_eq!(document.entries(), before.entries(), "{client}");
+        // A client that reads no comma after the last item still reads it.
+        if serde_json::from_str::<serde_json::Value>(before.text()).is_ok() {
+            serde_json::from_str::<serde_json::Value>(document.text()).unwrap();
+        }
+    }
+}
+
+#[test]
+fn what_is_taken_out_leaves_comments_and_commas_right() {
+    for (text, expected) in [
+        ("{\"mcpServers\": { \"a\": {}, // a\n  \"x\": {} }}", "{\"mcpServers\": { \"a\": {} // a\n   }}"),
+        ("{\"mcpServers\": { \"x\": {}, \"a\": {} }}", "{\"mcpServers\": { \"a\": {} }}"),
+        ("{\"mcpServers\": { \"a\": {}, \"x\": {}, }}", "{\"mcpServers\": { \"a\": {}, }}"),
+        ("{\"mcpServers\": {\r\n  \"x\": {}\r\n}}", "{\"mcpServers\": {\r\n}}"),
+    ] {
+        let mut document = Document::new(Client::Gemini.shape(), text.to_owned()).unwrap();
+        document.remove("x").unwrap();
+        assert_eq!(document.text(), expected, "{text}");
+    }
+}
+
+#[test]
+fn unusual_layouts_stay_valid() {
+    let put = |client: Client, text: &str| {
+        let mut document = Document::new(client.shape(), text.to_owned()).unwrap();
+        document.put("x", &Entry { command: "c".to_owned(), ..Entry::default() }).unwrap();
+        document.text().to_owned()
+    };
+    let gemini = |text: &str| put(Client::Gemini, text);
+    let entry = "\"x\": { \"command\": \"c\", \"args\": [] }";
+    let block = "\"x\": {\n      \"command\": \"c\",\n      \"args\": []\n    }";
+    for (text, expected) in [
+        ("{\"a\":1}", format!("{{\"a\":1, \"mcpServers\": {{{entry}}}}}")),
+        ("{\"mcpServers\": null}", format!("{{\"mcpServers\": {{{entry}}}}}")),
+        ("\n{}", format!("\n{{\n  \"mcpServers\": {{\n    {block}\n  }}\n}}")),
+        ("// nothing yet", format!("// nothing yet\n{{\n  \"mcpServers\": {{\n    {block}\n  }}\n}}\n")),
+        (
+            "{\n  \"mcpServers\": {\n    // none\n  }\n}\n",
+            format!("{{\n  \"mcpServers\": {{\n    // none\n    {block}\n  }}\n}}\n"),
+        ),
+        (
+            "{\n  \"a\": 1 // one\n}",
+            format!("{{\n  \"a\": 1, // one\n  \"mcpServers\": {{\n    {block}\n  }}\n}}"),
+        ),
+        (
+            "{\n  \"a\": 1, /* one */   \n}",
+            format!("{{\n  \"a\": 1, /* one */   \n  \"mcpServers\": {{\n    {block}\n  }},\n}}"),
+        ),
+        (
+            "{\n  \"mcpServers\": {\"x\": {\"args\": [\"old\"], \"k\": 1}} }",
+            "{\n  \"mcpServers\": {\"x\": {\"args\": [], \"k\": 1, \"command\": \"c\"}} }".to_owned(),
+        ),
+    ] {
+        assert_eq!(gemini(text), expected, "{text}");
+    }
+    let codex = |text: &str| put(Client::Codex, text);
+    let table = "[mcp_servers.x]\ncommand = \"c\"\nargs = []\nstartup_timeout_sec = 120\n";
+    for (text, expected) in [
+        ("a = 1", format!("a = 1\n\n{}", table.trim_end())),
+        ("[z]\n[y]\n[z.w]\nv = 1\n", format!("[z]\n[y]\n[z.w]\nv = 1\n\n{table}")),
+        ("mcp_servers.y.command = 'd'\n", format!("mcp_servers.y.command = 'd'\n\n{table}")),
+        (
+            "mcp_servers = { y = { command = 'd' } } # all\n",
+            "mcp_servers = { y = { command = 'd' } , x = { command = \"c\", args = [], startup_timeout_sec = 120 } } # all\n".to_owned(),
+        ),
+        ("mcp_servers.x.env.A = '1'\nb = 2\n", "mcp_servers.x.command = \"c\"\nmcp_servers.x.args = []\nmcp_servers.x.startup_timeout_sec = 120\nb = 2\n".to_owned()),
+    ] {
+        assert_eq!(codex(text), expected, "{text}");
+    }
+}
+
+#[test]
+fn what_cannot_be_edited_is_refused_without_its_values() {
+    for (client, text) in [
+        (Client::Cursor, "[]"),
+        (Client::Cursor, "{\"mcpServers\": \"hunter2\"}"),
+        (Client::Cursor, "{\"mcpServers\": {\"x\": \"hunter2\"}}"),
+        (Client::Cursor, "{\"mcpServers\": {}, \"mcpServers\": {\"a\": \"hunter2\"}}"),
+        (Client::Cursor, "{\"mcpServers\": {\"x\": {\"args\": 1, \"args\": \"hunter2\"}}}"),
+        (Client::Cursor, "{\"mcpServers\": {\"x\": {\"env\": hunter2}}}"),
+        (Client::Codex, "mcp_servers = \"hunter2\""),
+        (Client::Codex, "[mcp_servers]\nx = \"hunter2\""),
+        (Client::Codex, "[mcp_servers.x.env]\nA = hunter2"),
+    ] {
+        let refused = Document::new(client.shape(), text.to_owned())
+            .and_then(|mut document| document.put("x", &launcher().entry(&name("x"))));
+        let said = refused.expect_err(text).to_string();
+        assert!(!said.contains("hunter2"), "{said}");
+    }
+}
+
+/// Space and comments as people put them between the parts of a document.
+fn gap() -> impl Strategy<Value = &'static str> {
+    prop::sample::select(vec!["", " ", "\n", "\n    ", "\t", " /* c , } */ ", " // c \" {\n", "\r\n  "])
+}
+
+/// A JSON text whose gaps are filled at random, and the same text without the table of servers.
+fn json_text() -> impl Strategy<Value = String> {
+    let member = |key: &'static str| {
+        (gap(), gap(), gap(), "[a-z\"\\\\/{},é]{0,6}")
+            .prop_map(move |(a, b, c, value)| format!("{a}{key:?}{b}:{c}{}", serde_json::Value::from(value)))
+    };
+    let entries = prop::sample::subsequence(vec!["p", "q", "r", "x"], 0..=4);
+    let servers = (entries, gap(), gap(), gap(), any::<bool>()).prop_map(|(entries, a, b, end, comma)| {
+        let entries: Vec<String> =
+            entries.iter().map(|key| format!("{a}{key:?}: {{\"command\":{b}\"k\"{a}}}")).collect();
+        let comma = if comma && !entries.is_empty() { "," } else { "" };
+        format!("\"mcpServers\"{b}: {{{}{b}{comma}{end}}}", entries.join(","))
+    });
+    (gap(), member("one"), gap(), servers, member("two"), gap(), any::<bool>(), gap()).prop_map(
+        |(a, one, b, servers, two, c, comma, d)| {
+            format!("{a}{{{one}{b},{c}{servers}{b},{two}{c}{}{d}}}{a}", if comma { "," } else { "" })
+        },
+    )
+}
+
+proptest! {
+    /// The entry reads back as it was meant, every other one and every other part stays, and taking it out
+    /// again leaves the same servers.
+    #[test]
+    fn no_layout_breaks_an_edit(text in json_text()) {
+        let before = Document::new(Client::Zed.shape(), text.replace("mcpServers", "context_servers")).unwrap();
+        let mut document = before.clone();
+        let entry = launcher().entry(&name("x"));
+        document.put("x", &entry).unwrap();
+        let mut entries = document.entries().unwrap();
+        let read = Entry::read(&entries.remove("x").unwrap()).unwrap();
+        prop_assert_eq!(read, entry);
+        let mut others = before.entries().unwrap();
+        let was_there = others.remove("x").is_some();
+        prop_assert_eq!(&entries, &others);
+        for key in ["\"one\"", "\"two\""] {
+            prop_assert!(document.text().contains(key));
+        }
+        for key in others.keys() {
+            let mut without = before.clone();
+            without.remove(key).unwrap();
+            let mut rest = before.entries().unwrap();
+            rest.remove(key);
+            prop_assert_eq!(without.entries().unwrap(), rest);
+        }
+        let again = document.clone().text().to_owned();
+        document.put("x", &launcher().entry(&name("x"))).unwrap();
+        prop_assert_eq!(document.text(), again);
+        if was_there {
+            document.restore("x", &before).unwrap();
+            prop_assert_eq!(document.entries().unwrap(), before.entries().unwrap());
+        } else {
+            document.remove("x").unwrap();
+            prop_assert_eq!(document.entries().unwrap(), others);
+        }
+    }
+}
