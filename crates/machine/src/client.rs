@@ -115,8 +115,8 @@ pub async fn launch_from_template(
     launch_from(home, spec, origin, progress).await
 }
 
-/// Starts a machine from a template that was obtained for its server. Where that fails it starts cold, unless a
-/// server failed that was not in the template.
+/// Starts a machine from a template that was obtained for its server. Where that fails it starts cold, unless the
+/// host failed, or a server that was not in the template: both would fail again.
 pub async fn launch_from(
     home: &Home,
     spec: &Spec,
@@ -135,7 +135,8 @@ pub async fn launch_from(
         launched => return launched,
     };
     let Origin::Template { key, level, .. } = &spec.origin else { return Err(failure) };
-    if *level == Level::Agent && culprit == Culprit::Server {
+    let fails_again = culprit == Culprit::Host || culprit == Culprit::Server && *level == Level::Agent;
+    if fails_again {
         return Err(failure);
     }
     if !booted {

@@ -30,7 +30,9 @@ pub enum Culprit {
     Guest,
     /// The server: it ended, or did not answer.
     Server,
-    /// Something else, or nothing.
+    /// This host: a disk is full, or a volume is somebody else's.
+    Host,
+    /// Something else, such as a template of no use; or nothing.
     Other,
 }
 

@@ -7,7 +7,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat};
+use rustix::fs::{
+    AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Statx, StatxFlags, StatxTimestamp, makedev, statx,
+};
 use rustix::io::Errno;
 
 use super::{FOLDER_BYTES, FOLDER_ENTRIES, FolderError};
@@ -61,17 +63,16 @@ impl From<&Metadata> for Seen {
     }
 }
 
-impl From<&Stat> for Seen {
-    // The types of these fields differ between architectures.
-    #[allow(clippy::useless_conversion, clippy::unnecessary_cast)]
-    fn from(stat: &Stat) -> Self {
+impl From<&Statx> for Seen {
+    fn from(stat: &Statx) -> Self {
+        let time = |time: StatxTimestamp| (time.tv_sec, i64::from(time.tv_nsec));
         Self {
-            device: stat.st_dev as u64,
-            inode: stat.st_ino as u64,
-            mode: stat.st_mode as u32,
-            bytes: stat.st_size.max(0) as u64,
-            modified: (stat.st_mtime as i64, stat.st_mtime_nsec as i64),
-            changed: (stat.st_ctime as i64, stat.st_ctime_nsec as i64),
+            device: makedev(stat.stx_dev_major, stat.stx_dev_minor),
+            inode: stat.stx_ino,
+            mode: u32::from(stat.stx_mode),
+            bytes: stat.stx_size,
+            modified: time(stat.stx_mtime),
+            changed: time(stat.stx_ctime),
         }
     }
 }
@@ -165,13 +166,14 @@ impl Looking<'_> {
             }
             let path = below.join(Path::new(std::ffi::OsStr::from_bytes(name.to_bytes())));
             let shown = self.folder.join(&path);
-            let stat = match rustix::fs::statat(opened.as_fd(), name, AtFlags::SYMLINK_NOFOLLOW) {
+            let basic = StatxFlags::BASIC_STATS;
+            let stat = match statx(opened.as_fd(), name, AtFlags::SYMLINK_NOFOLLOW, basic) {
                 Ok(stat) => stat,
                 Err(Errno::NOENT) => return Err(FolderError::Changed { path: shown }),
                 Err(errno) => return Err(FolderError::io("look at", &shown)(errno.into())),
             };
-            let kind = kind(&stat).map_err(|kind| FolderError::Special { path: shown, kind })?;
             let seen = Seen::from(&stat);
+            let kind = kind(seen.mode).map_err(|kind| FolderError::Special { path: shown, kind })?;
             if let Kind::File { .. } = kind {
                 self.bytes = self.bytes.saturating_add(seen.bytes);
             }
@@ -193,10 +195,10 @@ impl Looking<'_> {
     }
 }
 
-fn kind(stat: &Stat) -> Result<Kind, &'static str> {
-    match FileType::from_raw_mode(stat.st_mode) {
+fn kind(mode: u32) -> Result<Kind, &'static str> {
+    match FileType::from_raw_mode(mode) {
         FileType::Directory => Ok(Kind::Folder),
-        FileType::RegularFile => Ok(Kind::File { executable: stat.st_mode & 0o111 != 0 }),
+        FileType::RegularFile => Ok(Kind::File { executable: mode & 0o111 != 0 }),
         FileType::Symlink => Ok(Kind::Link),
         FileType::Fifo => Err("named pipe"),
         FileType::Socket => Err("socket"),

@@ -158,9 +158,12 @@ impl Ending {
                 Culprit::Guest
             }
             Self::Slow { what: "booted", .. } => Culprit::Guest,
-            Self::Slow { .. } | Self::ServerExited(_) | Self::Server(_) | Self::ConversationEnded(_) => {
-                Culprit::Server
-            }
+            Self::Slow { .. }
+            | Self::ServerExited(_)
+            | Self::Server(_)
+            | Self::ConversationEnded(_)
+            | Self::Deaf { .. } => Culprit::Server,
+            Self::Disk(_) | Self::Home(_) | Self::Unrecorded(_) => Culprit::Host,
             _ => Culprit::Other,
         }
     }
@@ -300,6 +303,23 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_template_is_not_blamed_for_what_the_host_or_the_server_did() {
+        let full = || io::Error::from(io::ErrorKind::StorageFull);
+        let deaf = Ending::Deaf { reason: String::new(), tail: String::new() };
+        let slow = |what| Ending::Slow { what, patience: Duration::ZERO, tail: String::new() };
+        let blamed = [
+            Ending::Disk(DiskError::Placeholder(full())),
+            Ending::Unrecorded(full()),
+            deaf,
+            slow("ready"),
+            slow("booted"),
+        ]
+        .map(|ending| ending.culprit());
+        let expected = [Culprit::Host, Culprit::Host, Culprit::Server, Culprit::Server, Culprit::Guest];
+        assert_eq!(blamed, expected);
+    }
 
     #[test]
     fn a_kernel_that_gave_up_is_quoted_without_its_stack() {

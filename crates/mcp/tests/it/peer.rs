@@ -153,3 +153,32 @@ pub fn result(answer: Result<Answer, RequestError>) -> Value {
         Answer::Error(error) => panic!("refused: {error}"),
     }
 }
+
+/// The text that a tool answers with.
+pub async fn call(conversation: &Conversation, tool: &str, arguments: Value) -> String {
+    let given = params(json!({"name": tool, "arguments": arguments}));
+    let result = result(conversation.request("tools/call", Some(&given), LONG).await);
+    result["content"][0]["text"].as_str().unwrap().to_owned()
+}
+
+/// What the probe's echo says.
+pub async fn echo(conversation: &Conversation, message: &str) -> String {
+    let reply = call(conversation, "echo", json!({"message": message})).await;
+    let reply: Value = serde_json::from_str(&reply).unwrap();
+    reply["message"].as_str().unwrap().to_owned()
+}
+
+/// Two hundred calls that are open together.
+pub async fn each_call_gets_its_own_answer(conversation: &Conversation) {
+    let calls: Vec<_> = (0..200)
+        .map(|n| {
+            let conversation = conversation.clone();
+            tokio::spawn(async move { (n, echo(&conversation, &n.to_string()).await) })
+        })
+        .collect();
+    for call in calls {
+        let (n, answer) = call.await.unwrap();
+        assert_eq!(answer, n.to_string());
+    }
+    assert_eq!(conversation.counters().dropped_answers(), 0);
+}

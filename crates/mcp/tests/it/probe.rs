@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 
-use super::peer::{LONG, SHORT, options, params, result};
+use super::peer::{LONG, SHORT, call, each_call_gets_its_own_answer, echo, options, params, result};
 
 const LEGACY: Era = Era::Legacy { version: "2025-11-25" };
 const MODERN: Era = Era::Modern { version: "2026-07-28" };
@@ -27,18 +27,6 @@ async fn open(arguments: &[&str], options: Options) -> (Result<Conversation, Ope
 async fn started(arguments: &[&str], options: Options) -> (Conversation, Child) {
     let (conversation, child) = open(arguments, options).await;
     (conversation.unwrap(), child)
-}
-
-async fn call(conversation: &Conversation, tool: &str, arguments: Value) -> String {
-    let given = params(json!({"name": tool, "arguments": arguments}));
-    let result = result(conversation.request("tools/call", Some(&given), LONG).await);
-    result["content"][0]["text"].as_str().unwrap().to_owned()
-}
-
-async fn echo(conversation: &Conversation, message: &str) -> String {
-    let reply = call(conversation, "echo", json!({"message": message})).await;
-    let reply: Value = serde_json::from_str(&reply).unwrap();
-    reply["message"].as_str().unwrap().to_owned()
 }
 
 #[tokio::test]
@@ -67,17 +55,7 @@ async fn both_eras_are_found_and_spoken() {
 #[tokio::test]
 async fn calls_at_once_each_get_their_own_answer() {
     let (conversation, _child) = started(&[], options()).await;
-    let calls: Vec<_> = (0..200)
-        .map(|n| {
-            let conversation = conversation.clone();
-            tokio::spawn(async move { (n, echo(&conversation, &n.to_string()).await) })
-        })
-        .collect();
-    for call in calls {
-        let (n, answer) = call.await.unwrap();
-        assert_eq!(answer, n.to_string());
-    }
-    assert_eq!(conversation.counters().dropped_answers(), 0);
+    each_call_gets_its_own_answer(&conversation).await;
 }
 
 #[tokio::test]

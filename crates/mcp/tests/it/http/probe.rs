@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::fake::{Tcp, bridged, in_one_thread};
-use crate::peer::{LONG, SHORT, options, params, result};
+use crate::peer::{LONG, SHORT, call, each_call_gets_its_own_answer, echo, options, params, result};
 
 const LEGACY: Era = Era::Legacy { version: "2025-11-25" };
 const MODERN: Era = Era::Modern { version: "2026-07-28" };
@@ -39,18 +39,6 @@ async fn opened(reach: &Tcp, options: Options) -> (Conversation, JoinHandle<End>
     let (near, bridge) = bridged(reach);
     let (reader, writer) = split(near);
     (Conversation::open(reader, writer, options).await.unwrap(), bridge)
-}
-
-async fn call(conversation: &Conversation, tool: &str, arguments: Value) -> String {
-    let given = params(json!({"name": tool, "arguments": arguments}));
-    let result = result(conversation.request("tools/call", Some(&given), LONG).await);
-    result["content"][0]["text"].as_str().unwrap().to_owned()
-}
-
-async fn echo(conversation: &Conversation, message: &str) -> String {
-    let reply = call(conversation, "echo", json!({"message": message})).await;
-    let reply: Value = serde_json::from_str(&reply).unwrap();
-    reply["message"].as_str().unwrap().to_owned()
 }
 
 #[test]
@@ -86,17 +74,7 @@ fn calls_at_once_each_get_their_own_answer_and_long_messages_pass() {
         in_one_thread(async {
             let (_child, reach) = listening(era).await;
             let (conversation, _bridge) = opened(&reach, options()).await;
-            let calls: Vec<_> = (0..200)
-                .map(|n| {
-                    let conversation = conversation.clone();
-                    tokio::spawn(async move { (n, echo(&conversation, &n.to_string()).await) })
-                })
-                .collect();
-            for call in calls {
-                let (n, answer) = call.await.unwrap();
-                assert_eq!(answer, n.to_string());
-            }
-            assert_eq!(conversation.counters().dropped_answers(), 0);
+            each_call_gets_its_own_answer(&conversation).await;
             let long = "x".repeat(4 << 20);
             let (first, second) = tokio::join!(
                 echo(&conversation, &long),

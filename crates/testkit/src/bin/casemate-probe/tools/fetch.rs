@@ -2,7 +2,7 @@
 
 use super::answers::hex;
 use super::arguments::{Argument, Kind};
-use super::network::resolve;
+use super::network::{HOST, PORT, resolve};
 use super::{Arguments, Failure, Hints, Reply, Tool, VARIES};
 use crate::call::Call;
 use serde_json::json;
@@ -27,12 +27,8 @@ pub const EXCHANGE: Tool = Tool {
     description: "Connects, sends bytes, and returns what comes back until the other side ends or nothing comes for \
                   a while.",
     arguments: &[
-        Argument::required(
-            "host",
-            Kind::Text,
-            "An address, or a name that /etc/hosts or a name server on loopback knows.",
-        ),
-        Argument::required("port", Kind::Integer(1, 65_535), "The port."),
+        HOST,
+        PORT,
         Argument::required("send", Kind::Text, "What to send, in hexadecimal."),
         Argument::integer("timeout_ms", (1, 60_000), 2000, "How long to wait for more, in milliseconds."),
     ],

@@ -11,18 +11,22 @@ use std::time::{Duration, Instant};
 /// How long a name server may take.
 const NAME_SERVER_PATIENCE: Duration = Duration::from_secs(2);
 
+/// Where a connection goes.
+pub const HOST: Argument = Argument::required(
+    "host",
+    Kind::Text,
+    "An address, or a name that /etc/hosts or a name server on loopback knows.",
+);
+pub const PORT: Argument = Argument::required("port", Kind::Integer(1, 65_535), "The port.");
+
 pub const CONNECT: Tool = Tool {
     name: "connect",
     title: "Connect",
     description: "Tries a TCP connection and says what happened: connected, refused, timeout, unreachable, \
                   unresolved, denied or failed.",
     arguments: &[
-        Argument::required(
-            "host",
-            Kind::Text,
-            "An address, or a name that /etc/hosts or a name server on loopback knows.",
-        ),
-        Argument::required("port", Kind::Integer(1, 65_535), "The port."),
+        HOST,
+        PORT,
         Argument::integer("timeout_ms", (1, 60_000), 5000, "How long to try, in milliseconds."),
     ],
     hints: Hints { open_world: true, ..LOOKS },
