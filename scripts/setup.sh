@@ -29,6 +29,12 @@ need setpriv util-linux
 # Runtimes and a static OpenSSL for tests of what clones draw; images bring their own.
 need node nodejs
 need python3 python3
+# A repository for the server that reads one.
+need git git
+# A keyring to keep secrets in.
+need secret-tool libsecret-tools
+need gnome-keyring-daemon gnome-keyring
+need dbus-run-session dbus
 [ -e /usr/include/openssl/rand.h ] || missing+=(libssl-dev)
 if [ "${1:-}" = bench ]; then
     need bwrap bubblewrap

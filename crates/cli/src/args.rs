@@ -55,6 +55,7 @@ pub enum Command {
     Kernel(command::kernel::Kernel),
     Template(command::template::Template),
     Volume(command::volume::Volume),
+    Secret(command::secret::Secret),
     Launch(Box<command::launch::Launch>),
     LaunchMany(Box<command::launch_many::LaunchMany>),
     Status(command::status::Status),

@@ -17,9 +17,11 @@ pub mod context;
 pub mod embedded;
 pub mod engine;
 pub mod error;
+mod files;
 pub mod interrupt;
 pub mod mounts;
 pub mod render;
+pub mod secrets;
 pub mod units;
 
 use args::Cli;

@@ -8,7 +8,7 @@ use crate::launch::Launch;
 use crate::reaper::{Reaper, lock};
 use crate::reseed::{Hooked, Reseeder};
 use crate::server::{Process, Server};
-use crate::{boot, exec, failure, inventory, log, mounts, procfs, root, sys};
+use crate::{boot, exec, failure, handed, inventory, log, mounts, procfs, root, sys};
 use casemate_proto::control::{
     Adopt, Clones, Configure, Failure, FailureCode, Inventory, Limits, Pong, Reseed, Root, ServerState,
     Settled, Started, Stats, VERSION, Welcome,
@@ -159,6 +159,11 @@ impl Agent {
         self.egress.configure(config.egress.as_ref(), self.kernel).await.map_err(|error| {
             failure::new(FailureCode::System, format!("listen for the ways out: {error}"))
         })?;
+        if let Some(trust) = &config.trust {
+            let run = Path::new(if inside.is_some() { root::ROOT } else { "/" }).join("run");
+            handed::hand_trust(&run, trust)
+                .map_err(|error| failure::new(FailureCode::System, format!("write certificates: {error}")))?;
+        }
         if let Some(kind) = config.reseed {
             self.own_kernel("hooks against repeated random numbers")?;
             let run = Path::new(root::ROOT).join("run");

@@ -52,7 +52,7 @@ pub async fn listen(agent: &Agent, patience: Duration) -> Result<(), Failure> {
     let until = Instant::now() + patience;
     let mut elsewhere_since = None;
     loop {
-        let listening = inventory::listening();
+        let listening = listening(agent);
         if reachable(&listening, port).is_some() {
             return Ok(());
         }
@@ -93,7 +93,7 @@ async fn connect(agent: &Agent, port: u16) -> Result<TcpStream, String> {
     let until = Instant::now() + PATIENCE;
     loop {
         // Where it listens is looked up: a server may be bound to one family of addresses alone.
-        let listening = inventory::listening();
+        let listening = listening(agent);
         let address = reachable(&listening, port);
         match address {
             Some(address) => match TcpStream::connect(address).await {
@@ -113,6 +113,13 @@ async fn connect(agent: &Agent, port: u16) -> Result<TcpStream, String> {
             () = process.over() => return Err("the server has ended".to_owned()),
         }
     }
+}
+
+/// Where connections are taken, but for the ways out of the machine: those the agent opened itself.
+fn listening(agent: &Agent) -> Vec<SocketAddr> {
+    let mut listening = inventory::listening();
+    listening.retain(|&address| !agent.egress.is_way(address));
+    listening
 }
 
 /// The address by which the agent reaches a port, of those that are listened on.

@@ -22,6 +22,7 @@ pub mod failure;
 pub mod filter;
 pub mod follow;
 pub mod group;
+pub mod handed;
 pub mod ingress;
 pub mod inventory;
 pub mod journal;

@@ -12,19 +12,14 @@
 //! What the hooks do not cover is listed in their sources. Beyond randomness, clones share what processes
 //! drew at their start: address space layout, stack protectors, seeds of hash tables.
 
+use crate::handed::{FOLDER, create_folder, make_folder, write};
 use casemate_proto::control::Reseed;
-use rustix::fs::{Mode, OFlags, StatVfsMountFlags};
-use rustix::mount::MountFlags;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-/// The folder below `/run`.
-const FOLDER: &str = "casemate";
-/// What the folder's own file system may hold, where it gets one.
-const OWN_OPTIONS: &str = "size=256k,nr_inodes=32,mode=755";
 /// A page of memory: what processes map.
 const PAGE_BYTES: usize = 4096;
 /// A process has at most 65530 mappings (`vm.max_map_count`), of which few have a long name.
@@ -105,7 +100,7 @@ impl Reseeder {
             return Ok(Self { kind, seen, files: None });
         }
         let folder = run.join(FOLDER);
-        make_folder(run, &folder)?;
+        make_folder(run)?;
         let scripts = folder.join("python");
         create_folder(&scripts)?;
         write(&folder, "preload.so", LIBRARY)?;
@@ -219,46 +214,6 @@ fn read_maps(pid: i32) -> io::Result<String> {
         Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(String::new()),
         Err(error) => Err(error),
     }
-}
-
-fn make_folder(run: &Path, folder: &Path) -> io::Result<()> {
-    create_folder(folder)?;
-    let own = rustix::process::geteuid().as_raw();
-    let outer = rustix::fs::open(run, OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW, Mode::empty())?;
-    let owned = rustix::fs::fstat(&outer)?.st_uid == own;
-    let executes = !rustix::fs::fstatvfs(&outer)?.f_flag.contains(StatVfsMountFlags::NOEXEC);
-    let mounted = fs::symlink_metadata(folder)?.dev() != fs::symlink_metadata(run)?.dev();
-    if mounted || (owned && executes) {
-        return Ok(());
-    }
-    let flags = MountFlags::NOSUID | MountFlags::NODEV;
-    let options = std::ffi::CString::new(OWN_OPTIONS)?;
-    Ok(rustix::mount::mount("tmpfs", folder, "tmpfs", flags, Some(&*options))?)
-}
-
-/// Creates a folder that all may read, unless it is there.
-fn create_folder(folder: &Path) -> io::Result<()> {
-    match fs::create_dir(folder) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-        _ => {}
-    }
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let opened = rustix::fs::open(folder, flags, Mode::empty())?;
-    Ok(rustix::fs::fchmod(&opened, Mode::from_raw_mode(0o755))?)
-}
-
-/// Writes a file anew that all may read; one that a process has mapped stays what it was for that process.
-fn write(folder: &Path, name: &str, content: &[u8]) -> io::Result<File> {
-    let path = folder.join(name);
-    match fs::remove_file(&path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let file = File::options().read(true).write(true).create_new(true).open(&path)?;
-    file.write_all_at(content, 0)?;
-    // The mask of the agent's process may have taken bits away.
-    rustix::fs::fchmod(&file, Mode::from_raw_mode(0o444))?;
-    Ok(file)
 }
 
 #[cfg(test)]

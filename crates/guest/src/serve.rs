@@ -147,7 +147,7 @@ async fn accept(mut listener: Listener, agent: Arc<Agent>) -> Result<Never, Link
             }
         };
         let Ok(permit) = room.clone().try_acquire_owned() else {
-            incoming.refuse(ResetCode::Refused, "too many streams");
+            incoming.refuse(ResetCode::Busy, "too many streams");
             continue;
         };
         let agent = agent.clone();

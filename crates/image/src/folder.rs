@@ -29,8 +29,10 @@ use crate::registry::digest::Digest;
 use crate::store::{Store, StoreError};
 use survey::Survey;
 
-/// The folder of the cache.
+/// The folders of the cache: of images, and of the states that folders were seen in.
 const CACHE: &str = "mounts";
+const SEEN: &str = "mounts/seen";
+pub(crate) const CACHES: [&str; 2] = [CACHE, SEEN];
 
 /// The largest folder, in bytes, and the most files, folders and links in it.
 pub const FOLDER_BYTES: u64 = 1 << 30;
@@ -147,7 +149,7 @@ pub fn pack(store: &Store, folder: &Path, owner: u32) -> Result<Packed, FolderEr
 /// As [`pack`]; `between` is called when the folder was looked at and is not copied yet.
 fn pack_between(store: &Store, folder: &Path, owner: u32, between: &dyn Fn()) -> Result<Packed, FolderError> {
     let cache = store.cache(CACHE)?;
-    let seen = store.cache(&format!("{CACHE}/seen"))?;
+    let seen = store.cache(SEEN)?;
     let root = survey::open(folder)?;
     let began = SystemTime::now();
     let before = Survey::take(&root, folder)?;
@@ -165,6 +167,7 @@ fn pack_between(store: &Store, folder: &Path, owner: u32, between: &dyn Fn()) ->
         return Err(FolderError::Changed { path: folder.to_owned() });
     }
     let packed = publish(store, &cache, &work.path().join("image"), &tree, &content, owner)?;
+    prune_seen(&cache, CACHE_AGE);
     if before.newest.is_some_and(|newest| newest + SETTLED < began) {
         // Without the record it is copied again next time.
         let _ = record::write(&state, &content.to_hex());
@@ -253,7 +256,28 @@ fn prune_to(cache: &Path, limit: u64, age: Duration) -> u64 {
             removed += bytes;
         }
     }
+    prune_seen(cache, CACHE_AGE);
     removed
+}
+
+/// Removes the records of states whose image is gone, and those that are older than `age`: each change of a folder
+/// makes a new one.
+fn prune_seen(cache: &Path, age: Duration) {
+    let now = SystemTime::now();
+    for entry in fs::read_dir(cache.join("seen")).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.extension().is_none_or(|extension| extension != "json") {
+            continue;
+        }
+        let written = entry.metadata().and_then(|meta| meta.modified());
+        let is_young = written.is_ok_and(|at| now.duration_since(at).unwrap_or_default() < age);
+        let content = record::read::<String>(&path).filter(|content| Digest::from_hex(content).is_some());
+        let is_kept = content.is_some_and(|content| cache.join(format!("{content}.erofs")).exists());
+        if !(is_young && is_kept) {
+            // Without it a folder is read once more.
+            let _ = fs::remove_file(path);
+        }
+    }
 }
 
 fn remove(image: &Path) -> bool {

@@ -24,6 +24,7 @@ pub use meta::{ImageMeta, Package, Runtime};
 
 use crate::erofs::{self, ErofsError};
 use crate::files::{self, FilesError};
+use crate::folder;
 use crate::partial::{self, PartialDir};
 
 /// The file system of an image, below its folder.
@@ -120,6 +121,9 @@ impl Store {
         partial::sweep(&store.images_dir());
         partial::sweep(&store.cache("work")?);
         partial::sweep(&store.cache("roots")?);
+        for folder in folder::CACHES {
+            partial::sweep(&store.cache(folder)?);
+        }
         Ok(store)
     }
 

@@ -6,15 +6,19 @@ use crate::{
     leash::{Built, Culprit, Order, Report},
     record::{Record, State},
     registry::{ClaimError, Registry},
+    secret::Secrets,
     sock,
     spec::{Level, Origin, Spec},
     supervise::{self, Answer, Asked, FailureKind, Request},
     supervisor, sys,
-    template::{self, Step, Templates},
+    template::{Step, Templates},
 };
 use casemate_link::handshake::{self, HandshakeError};
 use casemate_proto::control::Exit;
-use rustix::io::FdFlags;
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::FdFlags,
+};
 use serde_json::value::RawValue;
 use std::{
     io,
@@ -27,6 +31,11 @@ use std::{
     time::Duration,
 };
 use tokio::{net::UnixStream, time::timeout};
+
+/// Variables of the environment that a supervisor has: where programs and authorities are, and how names are looked
+/// up.
+const INHERITED: [&str; 6] =
+    ["PATH", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR", "LOCALDOMAIN", "RES_OPTIONS"];
 
 /// How long a supervisor may take to tell why a conversation ended.
 const END_NEWS: Duration = Duration::from_secs(1);
@@ -97,22 +106,16 @@ pub struct Leased {
 /// Plans a machine, starts its supervisor and waits until it is ready; `progress` hears of its phases.
 ///
 /// Cancelling ends the machine: its supervisor sees the connection end.
-pub async fn launch(home: &Home, spec: &Spec, progress: impl FnMut(State)) -> Result<Leased, LaunchError> {
-    match start(home, spec, progress).await? {
+pub async fn launch(
+    home: &Home,
+    spec: &Spec,
+    secrets: &Secrets,
+    progress: impl FnMut(State),
+) -> Result<Leased, LaunchError> {
+    match start(home, spec, secrets, progress).await? {
         Started::Ready(leased) => Ok(*leased),
         Started::Built(_) => Err(LaunchError::Purpose),
     }
-}
-
-/// Starts a machine from the template of its server, which is built if there is none. A template that turns
-/// out to be of no use is removed, and the machine starts cold.
-pub async fn launch_from_template(
-    home: &Home,
-    spec: &Spec,
-    mut progress: impl FnMut(Step),
-) -> Result<Leased, LaunchError> {
-    let origin = template::obtain(home, spec, &mut progress).await?;
-    launch_from(home, spec, origin, progress).await
 }
 
 /// Starts a machine from a template that was obtained for its server. Where that fails it starts cold, unless the
@@ -120,12 +123,13 @@ pub async fn launch_from_template(
 pub async fn launch_from(
     home: &Home,
     spec: &Spec,
+    secrets: &Secrets,
     origin: Origin,
     mut progress: impl FnMut(Step),
 ) -> Result<Leased, LaunchError> {
     let spec = Spec { origin, ..spec.clone() };
     let mut booted = false;
-    let launched = launch(home, &spec, |state| {
+    let launched = launch(home, &spec, secrets, |state| {
         booted |= state == State::Booted;
         progress(Step::Phase(state));
     });
@@ -145,7 +149,7 @@ pub async fn launch_from(
     let what = if booted { "did not serve" } else { "could not be restored" };
     let reason = format!("template {key} {what}: {failure}");
     let cold = Spec { origin: Origin::Cold { reason }, ..spec.clone() };
-    let launched = launch(home, &cold, |state| progress(Step::Phase(state))).await;
+    let launched = launch(home, &cold, secrets, |state| progress(Step::Phase(state))).await;
     // What fails as well without the template is itself to blame.
     if booted && launched.is_ok() {
         discard(home, key);
@@ -169,7 +173,8 @@ pub(crate) async fn build(
     spec: &Spec,
     progress: impl FnMut(State),
 ) -> Result<Built, LaunchError> {
-    match start(home, spec, progress).await? {
+    // A template is for every server, whoever keeps secrets from whom.
+    match start(home, spec, &Secrets::default(), progress).await? {
         Started::Built(built) => Ok(built),
         Started::Ready(_) => Err(LaunchError::Purpose),
     }
@@ -181,7 +186,12 @@ enum Started {
     Built(Built),
 }
 
-async fn start(home: &Home, spec: &Spec, mut progress: impl FnMut(State)) -> Result<Started, LaunchError> {
+async fn start(
+    home: &Home,
+    spec: &Spec,
+    secrets: &Secrets,
+    mut progress: impl FnMut(State),
+) -> Result<Started, LaunchError> {
     let claim = Registry::new(home).limited_to(spec.memory_limit_mb).claim(spec)?;
     let dir = home.machine(&claim.record.id);
     let (leash, theirs) = StdStream::pair().map_err(LaunchError::Spawn)?;
@@ -190,7 +200,12 @@ async fn start(home: &Home, spec: &Spec, mut progress: impl FnMut(State)) -> Res
     let leash = Jsonl::new(leash.map_err(LaunchError::Spawn)?, supervise::MESSAGE_BYTES);
     let mut leased = Leased { record: claim.record, dir, leash, supervisor, server_exit: None };
 
-    let order = Order { home: home.path().to_owned(), spec: spec.clone(), record: leased.record.clone() };
+    let order = Order {
+        home: home.path().to_owned(),
+        spec: spec.clone(),
+        record: leased.record.clone(),
+        secrets: secrets.clone(),
+    };
     // A supervisor that is gone already is seen by its silence.
     let _ = leased.leash.send(&order).await;
     loop {
@@ -227,6 +242,10 @@ fn spawn_supervisor(leash: OwnedFd, lock: OwnedFd) -> io::Result<Child> {
     let mut command = Command::new("/proc/self/exe");
     command.arg0(std::env::args_os().next().unwrap_or_else(|| "casemate".into()));
     command.arg(supervisor::SUBCOMMAND).arg(leash.as_raw_fd().to_string()).arg(lock.as_raw_fd().to_string());
+    // What else stands in the environment is nobody's business there, least of all secrets.
+    command
+        .env_clear()
+        .envs(std::env::vars_os().filter(|(name, _)| INHERITED.iter().any(|kept| name == kept)));
     command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     sys::before_exec(&mut command, move || {
         // System calls only: the command that starts a supervisor may have threads.
@@ -459,6 +478,8 @@ async fn connect(dir: &std::path::Path, port: u32) -> Result<UnixStream, Session
 /// still there after some ten seconds.
 pub async fn stop(home: &Home, record: &Record) -> Result<bool, SessionError> {
     let registry = Registry::new(home);
+    // Held before it is told to end: a number that another process has later is not waited for.
+    let process = record.supervisor_pid.and_then(pidfd);
     let asked = async {
         Session::open(home, record)
             .await?
@@ -481,7 +502,28 @@ pub async fn stop(home: &Home, record: &Record) -> Result<bool, SessionError> {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     });
-    Ok(over.await.is_ok())
+    let over = over.await.is_ok();
+    if let (true, Some(process)) = (over, process) {
+        gone(process).await;
+    }
+    Ok(over)
+}
+
+fn pidfd(pid: u32) -> Option<OwnedFd> {
+    let pid = rustix::process::Pid::from_raw(pid as i32)?;
+    rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::NONBLOCK).ok()
+}
+
+/// Waits until a process is gone, which gave up its machine's lock a moment before. It does so by itself.
+async fn gone(process: OwnedFd) {
+    let lives = || {
+        let mut polled = [PollFd::new(&process, PollFlags::IN)];
+        matches!(poll(&mut polled, Some(&Timespec::default())), Ok(0))
+    };
+    let until = std::time::Instant::now() + SUPERVISOR_EXIT;
+    while lives() && std::time::Instant::now() < until {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
 }
 
 /// Has a live machine's supervisor end; `false` if it has not written down yet which process it is.

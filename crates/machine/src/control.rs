@@ -81,6 +81,9 @@ pub enum ControlError {
     /// The machine is suspended and stays so: it was not admitted.
     #[error("cannot resume the machine now")]
     NotAdmitted(#[source] ClaimError),
+    /// The server does not end, whatever it is told.
+    #[error("server did not end")]
+    Unended,
     /// What follows `watch` or `exec` are no frames.
     #[error("agent sent no frames")]
     Frame(#[from] FrameError),

@@ -9,6 +9,7 @@ use crate::{
     client::{LaunchError, launch},
     home::{Home, HomeError, boot_id, write_atomically},
     leash::Culprit,
+    secret::Secrets,
     spec::{Accelerator, BackendKind, Isolation, Resources, Spec},
     supervisor::chain,
 };
@@ -232,7 +233,7 @@ async fn boot(
         deadline_ms: deadline.as_millis() as u64,
         ..Spec::bare(name, BackendKind::Qemu, kernel.kernel.clone(), kernel.initramfs.clone())
     };
-    launch(home, &spec, |_| {}).await?.stop().await;
+    launch(home, &spec, &Secrets::default(), |_| {}).await?.stop().await;
     Ok(())
 }
 

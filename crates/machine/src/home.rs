@@ -184,6 +184,21 @@ pub(crate) fn boot_id() -> Option<String> {
 ///
 /// Not waited for is the disk: what is written here is worth nothing after the host went down.
 pub fn write_atomically(path: &Path, content: &[u8]) -> Result<(), HomeError> {
+    replace(path, content, |_| Ok(()))
+}
+
+/// As [`write_atomically`], for what is needed after the host went down: the disk has it when this returns, once
+/// the folder was synchronised too.
+pub(crate) fn write_durably(path: &Path, content: &[u8]) -> Result<(), HomeError> {
+    replace(path, content, File::sync_all)
+}
+
+/// Waits until the disk has the names in a folder.
+pub(crate) fn sync_dir(path: &Path) -> Result<(), HomeError> {
+    File::open(path).and_then(|folder| folder.sync_all()).map_err(HomeError::io("synchronise", path))
+}
+
+fn replace(path: &Path, content: &[u8], settle: impl Fn(&File) -> io::Result<()>) -> Result<(), HomeError> {
     let error = |source| HomeError::Io { action: "write", path: path.to_owned(), source };
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(HomeError::NoFolder { path: path.to_owned() });
@@ -198,6 +213,7 @@ pub fn write_atomically(path: &Path, content: &[u8]) -> Result<(), HomeError> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let mut file = File::from(rustix::fs::open(&temporary, flags, mode)?);
         io::Write::write_all(&mut file, content)?;
+        settle(&file)?;
         fs::rename(&temporary, path)
     })();
     result.map_err(|source| {

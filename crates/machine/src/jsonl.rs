@@ -8,6 +8,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::UnixStream,
 };
+use zeroize::Zeroizing;
 
 /// Why a document could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -38,7 +39,8 @@ impl Jsonl {
 
     /// Writes a document. Not to be cancelled: half a line would be left.
     pub(crate) async fn send(&mut self, document: &impl Serialize) -> Result<(), JsonlError> {
-        let mut line = serde_json::to_vec(document)?;
+        // It may hold a secret.
+        let mut line = Zeroizing::new(serde_json::to_vec(document)?);
         line.push(b'\n');
         Ok(self.stream.write_all(&line).await?)
     }

@@ -4,6 +4,7 @@
 
 use crate::{
     record::{Record, State},
+    secret::Secrets,
     spec::Spec,
     template::Contents,
 };
@@ -20,6 +21,8 @@ pub(crate) struct Order {
     pub spec: Spec,
     /// What was written down.
     pub record: Record,
+    /// What is written down nowhere.
+    pub secrets: Secrets,
 }
 
 /// What made a machine fail.

@@ -24,6 +24,7 @@ pub mod leash;
 pub mod log;
 pub mod record;
 pub mod registry;
+pub mod secret;
 mod sock;
 pub mod spec;
 pub mod supervise;
@@ -32,13 +33,12 @@ mod sys;
 pub mod template;
 pub mod volume;
 
-pub use client::{
-    ConversationEnd, LaunchError, Leased, Session, SessionError, launch, launch_from, launch_from_template,
-};
+pub use client::{ConversationEnd, LaunchError, Leased, Session, SessionError, launch, launch_from};
 pub use egress::Egress;
 pub use home::{Home, HomeError};
 pub use record::{Record, State, Status};
 pub use registry::Registry;
+pub use secret::Secrets;
 pub use spec::{
     Accelerator, BackendKind, Conversation, FolderMount, Isolation, Level, Lifetime, Origin, Resources,
     Restart, Spec, VolumeMount, Workload,

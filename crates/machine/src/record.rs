@@ -2,7 +2,7 @@
 
 use crate::{
     home::{Home, HomeError, write_atomically},
-    spec::{Accelerator, BackendKind, Conversation, Lifetime, Origin, Spec},
+    spec::{Accelerator, BackendKind, Conversation, FolderMount, Lifetime, Origin, Spec},
 };
 use casemate_proto::ids::{Cid, Name};
 use jiff::Timestamp;
@@ -96,6 +96,9 @@ pub struct Record {
     pub vcpus: u32,
     /// The image's digest.
     pub image: Option<String>,
+    /// The folders of the host that it was given, as they were then.
+    #[serde(default)]
+    pub folders: Vec<FolderMount>,
     /// When it was planned.
     pub started_at: Timestamp,
     /// When it ended.
@@ -140,6 +143,7 @@ impl Record {
             memory_mb: spec.resources.memory_mb,
             vcpus: spec.resources.vcpus,
             image: spec.workload.as_ref().map(|workload| workload.image.clone()),
+            folders: spec.workload.as_ref().map(|workload| workload.folders.clone()).unwrap_or_default(),
             started_at: Timestamp::now(),
             ended_at: None,
             start,

@@ -240,6 +240,9 @@ pub struct Workload {
     /// What it writes that outlives its machines.
     #[serde(default)]
     pub volumes: Vec<VolumeMount>,
+    /// Names of the [secrets](crate::secret) that it is given; nothing else of them is here.
+    #[serde(default)]
+    pub secrets: Vec<String>,
 }
 
 /// A folder of the host, as it was when it was packed.

@@ -3,7 +3,7 @@
 //! ```text
 //! volumes/lock                 taken for making, finding and removing
 //! volumes/<name>/volume.ext4   sparse; locked by whoever uses it
-//!                volume.json   its size and when it was made
+//!                volume.json   its size and when it was made; without it the image tells
 //!                user          the machine that used it last
 //! ```
 //!
@@ -12,11 +12,14 @@
 //! was killed. The host's kernel never mounts one.
 
 mod export;
+mod ext4;
 mod make;
 
-use crate::home::{Home, HomeError, create_private_dir, open_lock, write_atomically};
+use crate::home::{
+    Home, HomeError, create_private_dir, open_lock, sync_dir, write_atomically, write_durably,
+};
 use casemate_proto::ids::Name;
-pub use export::{ExportError, Exported};
+pub use export::{ExportError, Exported, Unread};
 use jiff::Timestamp;
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
@@ -117,6 +120,14 @@ struct Manifest {
     created_at: Timestamp,
 }
 
+impl Manifest {
+    /// What the image itself tells.
+    fn of(image: &fs::Metadata) -> Self {
+        let written = image.modified().ok().and_then(|time| Timestamp::try_from(time).ok());
+        Self { size_bytes: image.len(), created_at: written.unwrap_or(Timestamp::UNIX_EPOCH) }
+    }
+}
+
 /// A volume, as it is listed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Volume {
@@ -126,7 +137,7 @@ pub struct Volume {
     pub size_bytes: u64,
     /// What it takes on the host's disk, in bytes.
     pub disk_bytes: u64,
-    /// When it was made.
+    /// When it was made, or written last if that is not known any more.
     pub created_at: Timestamp,
     /// The machine that uses it now.
     pub used_by: Option<String>,
@@ -177,10 +188,12 @@ impl Volumes {
 
     /// The volume of this name.
     pub fn get(&self, name: &Name) -> Result<Volume, VolumeError> {
-        let manifest = self.manifest(name)?;
+        self.find(name)?;
         let path = self.dir(name).join(IMAGE);
         let meta = fs::metadata(&path).map_err(failed("look at", name))?;
-        if meta.len() != manifest.size_bytes {
+        // What is written down tells whether the image is whole; nothing else depends on it.
+        let manifest = self.manifest(name).unwrap_or_else(|| Manifest::of(&meta));
+        if meta.len() != manifest.size_bytes || !SIZES.contains(&meta.len()) {
             return Err(VolumeError::Damaged { name: name.clone(), what: "its file has another size" });
         }
         Ok(Volume {
@@ -217,8 +230,10 @@ impl Volumes {
         let manifest = Manifest { size_bytes, created_at: Timestamp::now() };
         // Numbers and times: it serialises.
         let text = serde_json::to_vec(&manifest).unwrap_or_default();
-        write_atomically(&dir.join(MANIFEST), &text)?;
+        write_durably(&dir.join(MANIFEST), &text)?;
+        sync_dir(&dir)?;
         fs::rename(&dir, self.dir(name)).map_err(failed("make", name))?;
+        sync_dir(&self.folder())?;
         self.get(name)
     }
 
@@ -226,11 +241,12 @@ impl Volumes {
     pub fn remove(&self, name: &Name) -> Result<(), VolumeError> {
         let _one_removes_it = self.lock()?;
         self.sweep();
-        self.manifest(name)?;
-        // One without a file can be removed too.
+        self.find(name)?;
         let _held = match self.open_image(name, Access::Alone) {
-            Err(used @ VolumeError::Used { .. }) => return Err(used),
-            held => held.ok(),
+            Ok(held) => Some(held),
+            // One without a file can be removed too. Of any other it has to be sure that nobody uses it.
+            Err(VolumeError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(error),
         };
         let gone = self.folder().join(format!("{UNFINISHED}{name}"));
         fs::rename(self.dir(name), &gone).map_err(failed("remove", name))?;
@@ -292,14 +308,13 @@ impl Volumes {
         VolumeError::Used { name: name.clone(), by }
     }
 
-    fn manifest(&self, name: &Name) -> Result<Manifest, VolumeError> {
-        let dir = self.dir(name);
-        if !dir.is_dir() {
-            return Err(VolumeError::Missing(name.clone()));
-        }
-        let damaged = || VolumeError::Damaged { name: name.clone(), what: "volume.json cannot be read" };
-        let text = read_bounded(&dir.join(MANIFEST)).ok_or_else(damaged)?;
-        serde_json::from_str(&text).map_err(|_| damaged())
+    fn find(&self, name: &Name) -> Result<(), VolumeError> {
+        if self.dir(name).is_dir() { Ok(()) } else { Err(VolumeError::Missing(name.clone())) }
+    }
+
+    /// What is written down about a volume, if it can be read.
+    fn manifest(&self, name: &Name) -> Option<Manifest> {
+        serde_json::from_str(&read_bounded(&self.dir(name).join(MANIFEST))?).ok()
     }
 
     /// Removes what was not made, or not removed, to its end. The lock has to be held.

@@ -150,7 +150,26 @@ pub struct Configure {
     /// The ways out of the machine; absent where there are none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub egress: Option<Egress>,
+    /// Whom the programs inside are to trust; absent where that is whom they trust anyway.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trust: Option<Trust>,
 }
+
+/// Certificates of authorities, PEM (RFC 7468): files that the agent writes where any program can read them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Trust {
+    /// The machine's own authority, at [`AUTHORITY_PATH`].
+    pub authority: String,
+    /// That one and those that the host trusts, at [`AUTHORITIES_PATH`].
+    pub authorities: String,
+}
+
+/// Where programs find [`Trust::authority`].
+pub const AUTHORITY_PATH: &str = "/run/casemate/authority.pem";
+
+/// Where programs find [`Trust::authorities`].
+pub const AUTHORITIES_PATH: &str = "/run/casemate/authorities.pem";
 
 /// Ways out of a machine, see [`egress`](crate::egress). Where each leads is the host's affair.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -156,13 +156,14 @@ fn check_program(program: &str) -> Result<(), Obstacle> {
     }
 }
 
-/// An error about a command without what may be the value of an option.
+/// An error about a command without what may be secret in the words that it quotes: the value of an option, what
+/// follows the scheme of an address.
 fn told(message: &str) -> String {
-    let hidden = message.split(' ').map(|word| match word.split_once('=') {
-        Some((option, _)) if option.contains("--") => format!("{option}=...\""),
-        _ => word.to_owned(),
+    let shown = message.split('"').map(|part| {
+        let signs = ["=", "://"].into_iter().filter_map(|sign| Some(part.find(sign)? + sign.len()));
+        signs.min().map_or(part.to_owned(), |end| format!("{}...", &part[..end]))
     });
-    hidden.collect::<Vec<_>>().join(" ")
+    shown.collect::<Vec<_>>().join("\"")
 }
 
 fn is_like(server: &Server, wanted: &Taken) -> bool {
@@ -242,9 +243,20 @@ mod tests {
     }
 
     #[test]
-    fn errors_about_options_keep_their_values_to_themselves() {
-        let words = ["npx", "--registry=https://u:hunter2@h/", "x"].map(str::to_owned);
-        let message = told(&source_of_command(&words).unwrap_err().to_string());
-        assert!(message.contains("--registry=") && !message.contains("hunter2"), "{message}");
+    fn errors_about_words_keep_what_may_be_secret_to_themselves() {
+        for (words, shown) in [
+            (["npx", "--registry=https://u:hunter2@h/", "x"], "--registry=..."),
+            (["npx", "--header=X: hunter2 and more", "x"], "--header=..."),
+            (["npx", "https://h/hunter2", "x"], "https://..."),
+            (["npx", "x@y\"=hunter2", "x"], "=..."),
+        ] {
+            let words = words.map(str::to_owned);
+            let error = source_of_command(&words).unwrap_err().to_string();
+            let message = told(&error);
+            assert!(error.contains("hunter2"), "{error}");
+            assert!(message.contains(shown) && !message.contains("hunter2"), "{message}");
+        }
+        let harmless = "\"a\" is no kind of source; known are npm:, pypi:, dir: and oci:";
+        assert_eq!(told(harmless), harmless);
     }
 }

@@ -57,6 +57,8 @@ pub enum Obstacle {
     Secret(Vec<String>),
     #[error("its image could not be built: {0}")]
     Build(String),
+    #[error("its entry was changed meanwhile by another program; casemate has what it was as {0}")]
+    Changed(Name),
 }
 
 /// The variable that says where casemate keeps everything.

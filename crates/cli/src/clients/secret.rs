@@ -88,12 +88,22 @@ pub fn is_name(name: &str) -> bool {
     words.split('_').any(|word| WORDS.contains(&word) || ENDS.iter().any(|end| word.ends_with(end)))
 }
 
-/// Whether a value is probably a secret, whatever it is called.
+/// Whether a value is probably a secret, whatever it is called, or an address that holds one.
 pub fn is_value(value: &str) -> bool {
+    is_alone(value) || in_query(value)
+}
+
+fn is_alone(value: &str) -> bool {
     let value = value.trim();
     // JSON web tokens are base64 of `{"` in each of their first two parts.
     let is_jwt = value.starts_with("eyJ") && value.matches('.').count() >= 2;
     is_token(value) || is_jwt || value.contains("PRIVATE KEY-----") || has_password(value)
+}
+
+/// `scheme://host/path?name=value&name=value#name=value`.
+fn in_query(value: &str) -> bool {
+    let pairs = value.split(['?', '&', '#']).skip(1).filter_map(|pair| pair.split_once('='));
+    pairs.filter(|(_, value)| !value.is_empty()).any(|(name, value)| is_name(name) || is_alone(value))
 }
 
 fn is_token(text: &str) -> bool {
@@ -171,12 +181,27 @@ mod tests {
             "Bearer abc",
             "postgres://me:pw@db/x",
             "git+https://ghp_1@example.com/x",
+            "https://example.com/sse?api_key=x",
+            "https://example.com/?user=me&access_token=x",
+            "https://example.com/?q=ghp_0123456789",
+            "https://example.com/#token=x",
+            "postgres://db/x?sslmode=require&password=pw",
             "-----BEGIN PRIVATE KEY-----\nx",
         ] {
             assert!(is_value(value), "{value}");
         }
-        for value in ["", "1", "https://example.com/a:b@c", "postgres://db/x", "me@example.com", "sk-", "UTC"]
-        {
+        for value in [
+            "",
+            "1",
+            "https://example.com/a:b@c",
+            "postgres://db/x",
+            "postgres://db/x?sslmode=require&connect_timeout=3",
+            "https://example.com/?token=&page=2",
+            "me@example.com",
+            "sk-",
+            "UTC",
+            "is it?",
+        ] {
             assert!(!is_value(value), "{value}");
         }
     }
@@ -192,6 +217,9 @@ mod tests {
             "API_KEY=x",
             "postgresql://u:p@localhost/db",
             "x ghp_1",
+            "--url=https://example.com/?api_key=x",
+            "https://example.com/?api_key=x",
+            "--url 'https://example.com/?a=b&secret=x'",
         ] {
             assert!(found(line), "{line}");
         }

@@ -108,6 +108,7 @@ pub async fn run(args: Add, context: &Context) -> Result<Outcome, Error> {
         idle: args.life.idle.map(|idle| idle.to_string()),
         restart: args.life.restart.map(|policy| policy.to_string()),
         env: args.server.env.iter().cloned().collect(),
+        secrets: args.server.secret.iter().map(|wish| (wish.name.clone(), wish.said())).collect(),
         allow: args.server.allow.iter().map(ToString::to_string).collect(),
         forward: args.server.forward.iter().map(ToString::to_string).collect(),
         transport: (transport != Transport::Stdio).then(|| transport.as_str().to_owned()),

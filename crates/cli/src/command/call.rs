@@ -17,7 +17,8 @@ use std::{fmt::Write as _, time::Duration};
 
 /// Call a tool of a server
 ///
-/// Asks the running machine of that server, or one that is started for this call and stopped after it.
+/// Asks the running machine of that server, or one that is started for this call and stopped after it,
+/// also where the tool has a table of its own that the running one does not satisfy.
 /// Exits with 1 if the tool answers that it failed, with 5 if there is no answer.
 ///
 /// Examples:
@@ -88,7 +89,13 @@ pub async fn run(args: Call, context: &Context) -> Result<Outcome, Error> {
     let arguments = object(&args.arguments)?;
     let params = to_raw_value(&Params { name: &args.tool, arguments })
         .map_err(|error| Error::usage("the tool's arguments cannot be sent").because(error))?;
-    let wish = Wish { machine: &args.machine, server: &args.server, start: &args.start, keep: args.keep };
+    let wish = Wish {
+        machine: &args.machine,
+        server: &args.server,
+        start: &args.start,
+        keep: args.keep,
+        tool: Some(&args.tool),
+    };
     let mut asking = Asking::open(context, &args.name, wish).await?;
     let answer = asking.ask("tools/call", Some(params), Duration::from_secs(args.timeout)).await;
     asking.close(context).await;

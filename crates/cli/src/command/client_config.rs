@@ -117,7 +117,7 @@ impl ClientConfig {
     }
 
     fn write(&self, names: &[Name], launcher: &Launcher, context: &Context) -> Result<Outcome, Error> {
-        let file = ClientFile::read(&self.file.path(self.client)?)?;
+        let file = ClientFile::open(&self.file.path(self.client)?)?;
         let mut document = self.document(file.text().unwrap_or_default().to_owned(), file.path())?;
         let mut servers = Vec::new();
         for name in names {

@@ -68,7 +68,7 @@ impl FileOptions {
 
     /// Makes the client's file what it was before the last write.
     pub fn take_back(&self, client: Client, context: &Context, json: bool) -> Result<Outcome, Error> {
-        let file = ClientFile::read(&self.path(client)?)?;
+        let file = ClientFile::open(&self.path(client)?)?;
         let (backup, since) = file.backup()?;
         let entries = match (since, file.text()) {
             (Since::Changed | Since::Removed, _) if !self.force => {

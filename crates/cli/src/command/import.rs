@@ -3,7 +3,7 @@
 use super::client_file::{FileOptions, client_parser, launcher};
 use crate::{
     clients::{
-        Client, ClientError, Document, Obstacle,
+        Client, ClientError, Document, Launcher, Mistake, Obstacle,
         adopt::{Proposal, Taken, Verdict, propose},
         file::ClientFile,
     },
@@ -15,7 +15,10 @@ use crate::{
 };
 use casemate_proto::ids::Name;
 use serde::Serialize;
-use std::{error::Error as _, path::Path};
+use std::{
+    error::Error as _,
+    path::{Path, PathBuf},
+};
 
 /// Take over the servers that a client has, so that they run in casemate
 ///
@@ -87,31 +90,81 @@ pub async fn run(args: Import, context: &Context) -> Result<Outcome, Error> {
     let document = Document::new(client.shape(), text.to_owned()).map_err(content)?;
     let servers = context.configuration()?.servers;
     let mut proposals = propose(&document, &launcher, &servers, args.plain_env).map_err(content)?;
-    let rewritten = |proposals: &[Proposal]| {
-        let mut document = document.clone();
-        for proposal in proposals {
-            if let Verdict::Known(name) | Verdict::New(name, _) = &proposal.verdict {
-                document.put(&proposal.entry, &launcher.entry(name)).map_err(content)?;
-            }
-        }
-        Ok::<_, ClientError>(document)
-    };
     // What cannot be written is found out before anything is built.
-    rewritten(&proposals)?;
+    rewrite(&document, &proposals, &launcher).map_err(content)?;
     let mut backup = None;
     if args.file.write {
         args.add(&mut proposals, context).await?;
-        let document = rewritten(&proposals)?;
-        if document.text() != text {
-            backup = Some(file.replace(document.text())?);
-        }
+        backup = args.put(&document, &mut proposals, &launcher).map_err(|error| added(error, &proposals))?;
     }
     args.report(file.path(), &proposals, backup.as_deref(), context)?;
-    let failed = |proposal: &Proposal| matches!(proposal.verdict, Verdict::Left(Obstacle::Build(_)));
+    let failed = |proposal: &Proposal| {
+        matches!(proposal.verdict, Verdict::Left(Obstacle::Build(_) | Obstacle::Changed(_)))
+    };
     Ok(if proposals.iter().any(failed) { Outcome::Failed } else { Outcome::Done })
 }
 
+/// The client's file with casemate in the place of each server that runs in it.
+fn rewrite(document: &Document, proposals: &[Proposal], launcher: &Launcher) -> Result<Document, Mistake> {
+    let mut document = document.clone();
+    for proposal in proposals {
+        if let Verdict::Known(name) | Verdict::New(name, _) = &proposal.verdict {
+            document.put(&proposal.entry, &launcher.entry(name))?;
+        }
+    }
+    Ok(document)
+}
+
+/// Leaves those entries alone that are not any more what was built.
+fn leave_changed(then: &Document, now: &Document, proposals: &mut [Proposal]) -> Result<(), Mistake> {
+    let (then, now) = (then.entries()?, now.entries()?);
+    for proposal in proposals {
+        if let Verdict::Known(name) | Verdict::New(name, _) = &proposal.verdict
+            && then.get(&proposal.entry) != now.get(&proposal.entry)
+        {
+            proposal.verdict = Verdict::Left(Obstacle::Changed(name.clone()));
+        }
+    }
+    Ok(())
+}
+
+/// An error after servers were added, which are not added again.
+fn added(error: ClientError, proposals: &[Proposal]) -> Error {
+    let added = proposals.iter().filter_map(|proposal| match &proposal.verdict {
+        Verdict::New(name, _) | Verdict::Left(Obstacle::Changed(name)) => Some(name),
+        _ => None,
+    });
+    let added: Vec<&Name> = added.collect();
+    match added.is_empty() {
+        true => error.into(),
+        false => Error::from(error).hint(format!(
+            "{} added all the same; end the client and import again, which builds nothing twice",
+            match added.as_slice() {
+                [one] => format!("server {one} was"),
+                more => format!("servers {} were", names(more)),
+            }
+        )),
+    }
+}
+
 impl Import {
+    /// Writes the client's file, which the client may have written while images were built.
+    fn put(
+        &self,
+        then: &Document,
+        proposals: &mut [Proposal],
+        launcher: &Launcher,
+    ) -> Result<Option<PathBuf>, ClientError> {
+        let file = ClientFile::open(&self.file.path(self.client)?)?;
+        let content = |mistake| ClientError::content(file.path())(mistake);
+        let missing = || ClientError::Missing { path: file.path().to_owned() };
+        let text = file.text().ok_or_else(missing)?;
+        let now = Document::new(self.client.shape(), text.to_owned()).map_err(content)?;
+        leave_changed(then, &now, proposals).map_err(content)?;
+        let document = rewrite(&now, proposals, launcher).map_err(content)?;
+        (document.text() != text).then(|| file.replace(document.text())).transpose()
+    }
+
     /// Builds and adds the new servers; those that cannot be built are left where they are.
     async fn add(&self, proposals: &mut [Proposal], context: &Context) -> Result<(), Error> {
         let file = context.config_file()?;
@@ -224,7 +277,7 @@ impl<'a> Shown<'a> {
             Verdict::Own => ("own", None, None, None),
             Verdict::Known(name) => ("known", Some(name), None, None),
             Verdict::New(name, taken) => ("add", Some(name), Some(taken.source_text()), None),
-            Verdict::Left(obstacle @ Obstacle::Build(_)) => {
+            Verdict::Left(obstacle @ (Obstacle::Build(_) | Obstacle::Changed(_))) => {
                 ("failed", None, None, Some(obstacle.to_string()))
             }
             Verdict::Left(obstacle) => ("skip", None, None, Some(obstacle.to_string())),
@@ -254,4 +307,66 @@ fn causes(error: &Error) -> String {
         next = cause.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clients::adopt::propose;
+    use std::{collections::BTreeMap, fs};
+
+    const THEN: &str = r#"{"mcpServers": {
+        "a": {"command": "npx", "args": ["-y", "a-server"]},
+        "b": {"command": "npx", "args": ["-y", "b-server"]},
+        "c": {"command": "npx", "args": ["-y", "c-server"]}
+    }, "theme": "light"}"#;
+
+    fn import(file: &Path) -> Import {
+        let file = FileOptions { write: true, file: Some(file.to_owned()), ..FileOptions::default() };
+        Import { client: "cursor".parse().unwrap(), file, plain_env: false, no_build: true, json: false }
+    }
+
+    fn launcher() -> Launcher {
+        Launcher { program: "/bin/casemate".to_owned(), home: None, config: None }
+    }
+
+    #[test]
+    fn what_the_client_wrote_while_images_were_built_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("mcp.json");
+        let import = import(&path);
+        let then = Document::new(import.client.shape(), THEN.to_owned()).unwrap();
+        let mut proposals = propose(&then, &launcher(), &BTreeMap::new(), false).unwrap();
+        fs::write(&path, THEN.replace("light", "dark").replace("b-server", "b-server@2")).unwrap();
+        let backup = import.put(&then, &mut proposals, &launcher()).unwrap().unwrap();
+        assert!(fs::read_to_string(backup).unwrap().contains("b-server@2"));
+        let now = fs::read_to_string(&path).unwrap();
+        assert!(now.contains("dark") && now.contains("b-server@2"), "{now}");
+        assert!(!now.contains("a-server") && !now.contains("c-server"), "{now}");
+        let left: Vec<String> = proposals
+            .iter()
+            .filter_map(|proposal| match &proposal.verdict {
+                Verdict::Left(obstacle) => Some(format!("{}: {obstacle}", proposal.entry)),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(
+            left,
+            ["b: its entry was changed meanwhile by another program; casemate has what it was as b"]
+        );
+    }
+
+    #[test]
+    fn an_error_after_servers_were_added_names_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("mcp.json");
+        let import = import(&path);
+        let then = Document::new(import.client.shape(), THEN.to_owned()).unwrap();
+        let mut proposals = propose(&then, &launcher(), &BTreeMap::new(), false).unwrap();
+        fs::write(&path, "{").unwrap();
+        let error = import.put(&then, &mut proposals, &launcher()).unwrap_err();
+        let shown = added(error, &proposals).report().to_string();
+        assert!(shown.contains("servers a, b, c were added"), "{shown}");
+        assert!(!shown.contains("nothing was written"), "{shown}");
+    }
 }

@@ -1,7 +1,7 @@
 //! `casemate list`.
 
 use crate::{
-    config::Server,
+    config::{Server, Tool},
     context::Context,
     engine::Isolation,
     error::{Error, Outcome},
@@ -17,7 +17,7 @@ use serde::Serialize;
 #[derive(Debug, Clone, PartialEq, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct List {
-    /// Print JSON: [{name, source, isolation, command, image}]
+    /// Print JSON: [{name, source, isolation, command, image}], with tools where they have tables
     #[arg(long)]
     json: bool,
 }
@@ -30,6 +30,30 @@ struct Entry<'a> {
     isolation: Option<Isolation>,
     command: Option<String>,
     image: Option<&'a str>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tools: Vec<ToolEntry<'a>>,
+}
+
+/// What the configuration says of a tool; what it does not say is as the server has it.
+#[derive(Debug, Serialize)]
+struct ToolEntry<'a> {
+    name: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    isolation: Option<Isolation>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    memory_mb: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    vcpus: Option<u32>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    mounts: Vec<String>,
+}
+
+impl<'a> ToolEntry<'a> {
+    fn new(tool: &'a Tool) -> Self {
+        let (isolation, memory_mb, vcpus) = (tool.isolation, tool.memory_mb, tool.vcpus);
+        let mounts = tool.folders.iter().map(ToString::to_string).collect();
+        Self { name: &tool.name, isolation, memory_mb, vcpus, mounts }
+    }
 }
 
 impl<'a> Entry<'a> {
@@ -42,6 +66,7 @@ impl<'a> Entry<'a> {
             isolation: server.isolation.or(server.backend.map(|backend| backend.isolation())).or(default),
             command,
             image: server.pinned.as_ref().map(|pinned| pinned.digest.as_str()),
+            tools: server.tools.iter().map(ToolEntry::new).collect(),
         }
     }
 }

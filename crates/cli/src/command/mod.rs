@@ -17,6 +17,7 @@ pub mod mcp;
 pub mod options;
 pub mod remove;
 pub mod run;
+pub mod secret;
 pub mod status;
 pub mod stop;
 pub mod template;
@@ -46,6 +47,7 @@ pub async fn dispatch(command: Command, context: &Rc<Context>) -> Result<Outcome
         Command::Kernel(args) => kernel::run(args, context).await,
         Command::Template(args) => template::run(args, context),
         Command::Volume(args) => volume::run(args, context),
+        Command::Secret(args) => secret::run(args, context).await,
         Command::Launch(args) => launch::run(*args, context).await,
         Command::LaunchMany(args) => launch_many::run(*args, context).await,
         Command::Status(args) => status::run(args, context),

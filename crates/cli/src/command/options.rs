@@ -5,6 +5,7 @@ use crate::{
     engine::{BackendKind, Isolation, Restart},
     error::Error,
     mounts::{FolderWish, VolumeWish},
+    secrets::SecretWish,
     units::Idle,
 };
 use casemate_machine::egress::{Allow, Egress, Forward};
@@ -64,6 +65,14 @@ pub struct ServerOptions {
     /// Set an environment variable of the server; may be repeated
     #[arg(long, value_name = "K=V", value_parser = variable)]
     pub env: Vec<(String, String)>,
+    /// Give the server a secret; with ,placeholder the host alone has it, and puts it into requests over TLS to a
+    /// host that is allowed; may be repeated
+    #[arg(
+        long,
+        value_name = "NAME=env:VAR|file:PATH|cmd:COMMAND|keyring:KEY[,placeholder[=HOST:PORT]]",
+        value_parser = SecretWish::here
+    )]
+    pub secret: Vec<SecretWish>,
     /// Let the server reach a host, or the hosts below a name (*.SUFFIX:PORT); may be repeated
     #[arg(long, value_name = "HOST:PORT")]
     pub allow: Vec<Allow>,
@@ -108,9 +117,6 @@ pub struct LifeOptions {
 /// Options of later versions: understood, and refused.
 #[derive(Debug, Clone, Default, PartialEq, clap::Args)]
 pub struct LaterOptions {
-    /// Give the server a secret (not built yet)
-    #[arg(long, value_name = "NAME=SOURCE", hide = true)]
-    pub secret: Vec<String>,
     /// Start from this template (not built yet)
     #[arg(long, value_name = "KEY", hide = true)]
     pub template: Option<String>,
@@ -119,10 +125,7 @@ pub struct LaterOptions {
 impl LaterOptions {
     /// Refuses the first option that was given, rather than dropping it.
     pub fn refuse(&self) -> Result<(), Error> {
-        let given = [
-            ("--secret", "the server would start without its secret", !self.secret.is_empty()),
-            ("--template", "the machine starts from its server's own", self.template.is_some()),
-        ];
+        let given = [("--template", "the machine starts from its server's own", self.template.is_some())];
         match given.iter().find(|(_, _, given)| *given) {
             None => Ok(()),
             Some((option, without, _)) => {
@@ -198,7 +201,7 @@ mod tests {
     #[test]
     fn every_later_option_is_refused() {
         assert!(LaterOptions::default().refuse().is_ok());
-        let given = LaterOptions { template: Some("k".into()), ..LaterOptions::default() };
+        let given = LaterOptions { template: Some("k".into()) };
         assert_eq!(given.refuse().unwrap_err().kind().exit_code(), 4);
     }
 }

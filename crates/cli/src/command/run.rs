@@ -7,7 +7,7 @@ use crate::{
         transport::Transport,
     },
     context::Context,
-    engine::{self, ConversationEnd, Leased, Target, Unknown, asking},
+    engine::{self, ConversationEnd, Leased, Target, Unknown, asking, routing},
     error::{Error, Outcome},
     render::harmless,
 };
@@ -31,7 +31,8 @@ const STILL_THERE: Duration = Duration::from_secs(1);
 /// Be a server on standard input and output: what goes into a client's configuration
 ///
 /// Starts a machine of its own and stops it when the client closes standard input or the server ends.
-/// Standard output carries the server's messages and nothing else.
+/// Standard output carries the server's messages and nothing else. Where tools of the server have tables of
+/// their own, the machine has the strongest wall, the largest sizes and the folders that any of them asks for.
 ///
 /// Examples:
 ///   casemate run everything
@@ -73,12 +74,14 @@ enum Ended {
 pub async fn run(args: Run, context: &Context) -> Result<Outcome, Error> {
     args.later.refuse()?;
     let configuration = context.configuration()?;
-    let target: Target<'_> = match &args.name {
+    let mut target: Target<'_> = match &args.name {
         Some(name) => engine::resolve(context, &configuration, name, &args.server, Unknown::Refused)?,
         None => engine::ad_hoc(AD_HOC, &args.words, &args.server)?,
     };
+    let tools = routing::for_all(context, &configuration, &mut target, &args.server)?;
     let flags = Flags { machine: &args.machine, start: &args.start };
-    let settings = settings::merge(flags, &context.environment, target.server, &configuration.defaults)?;
+    let (server, defaults) = (target.server, &configuration.defaults);
+    let settings = settings::merge_for(flags, &context.environment, &tools, server, defaults)?;
     let plan = engine::plan(context, &configuration, &target, &settings).await?;
     let mut leased = asking::lease_for_client(context, &plan, &target.name).await?;
     let conversed = converse(&leased).await;

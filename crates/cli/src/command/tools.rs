@@ -74,7 +74,13 @@ struct After {
 /// Lists all pages of tools.
 pub async fn run(args: Tools, context: &Context) -> Result<Outcome, Error> {
     args.later.refuse()?;
-    let wish = Wish { machine: &args.machine, server: &args.server, start: &args.start, keep: args.keep };
+    let wish = Wish {
+        machine: &args.machine,
+        server: &args.server,
+        start: &args.start,
+        keep: args.keep,
+        tool: None,
+    };
     let mut asking = Asking::open(context, &args.name, wish).await?;
     let listed = list(&mut asking, &args).await;
     asking.close(context).await;

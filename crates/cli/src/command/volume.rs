@@ -3,8 +3,9 @@
 use crate::{
     context::Context,
     error::{Error, Kind, Outcome},
+    files::rename_new,
     render::{
-        Screen, bytes, coarse,
+        Screen, bytes, coarse, first_line,
         table::{Cell, table},
     },
 };
@@ -16,14 +17,18 @@ use casemate_proto::ids::Name;
 use clap::Subcommand;
 use jiff::Timestamp;
 use std::{
+    ffi::OsString,
     fs::{self, File},
-    io::{self, IsTerminal, Write},
+    io::{self, IsTerminal},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 
 /// Where an archive goes if no file is named.
 const STDOUT: &str = "-";
+
+/// How many of the files that an archive lacks are named.
+const TOLD: usize = 3;
 
 /// List, inspect, export and remove volumes
 ///
@@ -64,7 +69,8 @@ enum VolumeCommand {
         /// The new file to write, or - for standard output
         #[arg(default_value = STDOUT, value_name = "FILE")]
         file: PathBuf,
-        /// Print what was written as JSON: {volume, file, entries, bytes, left_out}
+        /// Print what was written as JSON: {volume, file, entries, bytes, left_out, unread,
+        /// errors: [{path, reason}]}
         #[arg(long)]
         json: bool,
     },
@@ -94,12 +100,15 @@ pub fn run(args: Volume, context: &Context) -> Result<Outcome, Error> {
             if json {
                 screen.json(&serde_json::json!({
                     "volume": name, "file": file, "entries": exported.entries, "bytes": exported.bytes,
-                    "left_out": exported.left_out,
+                    "left_out": exported.left_out, "unread": exported.unread, "errors": exported.errors,
                 }))?;
             } else {
-                let Exported { entries, bytes: count, left_out } = exported;
+                let Exported { entries, bytes: count, left_out, .. } = exported;
                 let without = if left_out == 0 { "" } else { ", without sockets and pipes" };
                 screen.note(&format!("Exported {entries} files and folders, {}{without}", bytes(count)));
+            }
+            if exported.unread > 0 {
+                return Err(incomplete(&name, &exported));
             }
         }
         VolumeCommand::Remove { names, json } => {
@@ -138,6 +147,18 @@ fn print(volumes: &[Listed], screen: Screen) -> Result<(), Error> {
     screen.print(&table(["VOLUME", "SIZE", "DISK", "MADE", "USED BY"], &rows, screen.width))
 }
 
+/// An archive that holds less than its volume.
+fn incomplete(name: &Name, exported: &Exported) -> Error {
+    let told = exported.errors.iter().take(TOLD);
+    let mut told: Vec<String> =
+        told.map(|one| first_line(&format!("{} ({})", one.path, one.reason))).collect();
+    if let Some(more) = exported.unread.checked_sub(told.len() as u64).filter(|more| *more > 0) {
+        told.push(format!("{more} more"));
+    }
+    let message = format!("the archive holds everything of volume {name} but {}", told.join(", "));
+    Error::new(Kind::Failed, message).hint("e2fsck says more about a copy of the volume's file")
+}
+
 fn export(volumes: &Volumes, name: &Name, file: &Path, json: bool) -> Result<Exported, Error> {
     if file == Path::new(STDOUT) {
         if json {
@@ -155,21 +176,83 @@ fn export(volumes: &Volumes, name: &Name, file: &Path, json: bool) -> Result<Exp
             exported => Ok(exported?),
         };
     }
-    // Looked for first: a mistyped name leaves no file behind.
-    volumes.get(name)?;
-    let created = File::options().write(true).create_new(true).mode(0o600).open(file);
-    let mut created = created.map_err(|error| {
+    let uncreated = |error: io::Error| {
         Error::configuration(format!("cannot create {}", file.display()))
             .because(error)
             .hint("name a file that does not exist, in a folder that does")
-    })?;
-    let exported = volumes.export(name, &mut created).and_then(|exported| {
-        created.flush().map_err(ExportError::Write)?;
-        Ok(exported)
-    });
-    if exported.is_err() {
-        // Half an archive is worse than none.
-        let _ = fs::remove_file(file);
+    };
+    // Found out first: reading a volume takes its time.
+    if fs::symlink_metadata(file).is_ok() {
+        return Err(uncreated(io::ErrorKind::AlreadyExists.into()));
     }
-    Ok(exported?)
+    let mut created = Unfinished::beside(file).map_err(uncreated)?;
+    let exported = volumes.export(name, &mut created.file)?;
+    created.publish(file).map_err(uncreated)?;
+    Ok(exported)
+}
+
+/// A file that has its name only when it is whole; removed if it never gets it.
+struct Unfinished {
+    file: File,
+    path: PathBuf,
+}
+
+impl Unfinished {
+    fn beside(file: &Path) -> io::Result<Self> {
+        let name = file.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+        let mut hidden = OsString::from(".");
+        hidden.push(name);
+        hidden.push(format!(".unfinished-{}", std::process::id()));
+        let path = file.with_file_name(hidden);
+        let file = File::options().write(true).create_new(true).mode(0o600).open(&path)?;
+        Ok(Self { file, path })
+    }
+
+    /// Gives it its name, unless something else has that.
+    fn publish(self, file: &Path) -> io::Result<()> {
+        rename_new(&self.path, file)
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        // Once it has its name there is nothing here; else half an archive is worse than none.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use casemate_machine::volume::Unread;
+    use std::io::Write;
+
+    #[test]
+    fn an_archive_has_its_name_when_it_is_whole_and_replaces_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("notes.tar");
+        let names = || fs::read_dir(folder.path()).unwrap().flatten().map(|entry| entry.file_name());
+        let mut half = Unfinished::beside(&file).unwrap();
+        half.file.write_all(b"half").unwrap();
+        assert!(!file.exists());
+        drop(half);
+        assert_eq!(names().count(), 0);
+
+        let mut whole = Unfinished::beside(&file).unwrap();
+        whole.file.write_all(b"whole").unwrap();
+        whole.publish(&file).unwrap();
+        let error = Unfinished::beside(&file).unwrap().publish(&file).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(fs::read(&file).unwrap(), b"whole");
+        assert_eq!(names().collect::<Vec<_>>(), ["notes.tar"]);
+    }
+
+    #[test]
+    fn what_an_archive_lacks_is_named_harmlessly_and_not_without_end() {
+        let unread = |path: &str| Unread { path: path.to_owned(), reason: "why".to_owned() };
+        let errors = vec![unread("/a\x1b[2J"), unread("/b"), unread("/c"), unread("/d")];
+        let error = incomplete(&"v".parse().unwrap(), &Exported { unread: 9, errors, ..Exported::default() });
+        let shown = error.to_string();
+        assert!(shown.ends_with("/b (why), /c (why), 6 more") && !shown.contains('\x1b'), "{shown}");
+    }
 }

@@ -131,6 +131,16 @@ pub enum ConfigError {
         /// Where the first is.
         first: Place,
     },
+    /// Two tables of one tool.
+    #[error("{place}: tool {name:?} is described already at {first}")]
+    DuplicateTool {
+        /// Where the second is.
+        place: Place,
+        /// The tool.
+        name: String,
+        /// Where the first is.
+        first: Place,
+    },
 }
 
 impl ConfigError {
@@ -148,6 +158,7 @@ impl ConfigError {
             Self::Value { place, .. } => format!("correct line {}", place.line),
             Self::Conflict { key, other, .. } => format!("keep one of {key} and {other}"),
             Self::Duplicate { .. } => "rename or remove one of the two".to_owned(),
+            Self::DuplicateTool { .. } => "write one table for it".to_owned(),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::{
     error::{ConfigError, Place},
+    tool::{self, Tool},
     transport::{Transport, TransportOptions},
     written::{self, At},
 };
@@ -9,6 +10,7 @@ use crate::{
     command::options::{LifeOptions, MEMORY_LIMIT_MB, MEMORY_MB, VCPUS, check_variable},
     engine::{BackendKind, Isolation, Registries, Restart, Source},
     mounts::{FolderWish, InvalidMount, VolumeWish},
+    secrets::SecretWish,
     units::{HealthInterval, Idle, Size},
 };
 use casemate_machine::Egress;
@@ -110,6 +112,8 @@ pub struct Server {
     pub life: LifeOptions,
     /// Its environment.
     pub env: BTreeMap<String, String>,
+    /// Secrets that it is given.
+    pub secrets: Vec<SecretWish>,
     /// What it may reach outside.
     pub egress: Egress,
     /// Folders of the host that it is given.
@@ -118,7 +122,7 @@ pub struct Server {
     pub volumes: Vec<VolumeWish>,
     /// The image that `add` built.
     pub pinned: Option<Pinned>,
-    /// Tools that ask for a wall of their own.
+    /// Tools that ask for a machine unlike the server's.
     pub tools: Vec<Tool>,
     /// What the file asks for and this version cannot do yet.
     pub unbuilt: Vec<Unbuilt>,
@@ -131,15 +135,6 @@ pub struct Pinned {
     pub digest: String,
     /// The version that the source was resolved to.
     pub version: Option<String>,
-}
-
-/// A tool that asks for a wall of its own.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Tool {
-    /// The tool's name.
-    pub name: String,
-    /// The weakest wall that will do.
-    pub isolation: Isolation,
 }
 
 /// Something that a file asks for and that this version cannot do: refused when the server is used.
@@ -234,29 +229,19 @@ impl Server {
             (source, command) => (source, command.map(|command| command.value)),
         };
         let isolation = written.isolation.map(isolation).transpose()?;
-        let mut unbuilt: Vec<Unbuilt> = written.later.into_iter().map(Unbuilt::key).collect();
+        let unbuilt: Vec<Unbuilt> = written.later.into_iter().map(Unbuilt::key).collect();
         let transport = transport(written.transport, written.port, written.path)?;
         let memory_mb = sized(written.memory_mb, "memory_mb", &MEMORY_MB)?;
         let vcpus = sized(written.vcpus, "vcpus", &VCPUS)?;
-        let mut tools = Vec::new();
-        for tool in written.tools {
-            let larger =
-                |wish: &Option<At<i64>>, have: u32| wish.as_ref().is_some_and(|w| w.value > i64::from(have));
-            if larger(&tool.memory_mb, memory_mb.unwrap_or(256)) || larger(&tool.vcpus, vcpus.unwrap_or(1)) {
-                let what = format!("a machine of its own size for tool {:?}", tool.name);
-                unbuilt.push(Unbuilt { what, place: tool.place.clone() });
-            }
-            sized(tool.memory_mb, "memory_mb", &MEMORY_MB)?;
-            sized(tool.vcpus, "vcpus", &VCPUS)?;
-            unbuilt.extend(tool.later.into_iter().map(Unbuilt::key));
-            if let Some(wish) = tool.isolation.map(self::isolation).transpose()? {
-                tools.push(Tool { name: tool.name, isolation: wish });
-            }
-        }
         let mut env = BTreeMap::new();
         for (key, value) in written.env {
             check_variable(&key.value, &value).map_err(|error| at(key.place, &key.value, error))?;
             env.insert(key.value, value);
+        }
+        let mut secrets = Vec::new();
+        for (key, said) in written.secrets {
+            let wish = SecretWish::new(&key.value, &said);
+            secrets.push(wish.map_err(|error| at(key.place, &format!("secrets.{}", key.value), error))?);
         }
         let folders = written.folders.into_iter().map(folder).collect::<Result<_, _>>()?;
         let volumes = written.volumes.map(volumes).transpose()?.unwrap_or_default();
@@ -278,11 +263,12 @@ impl Server {
             transport,
             life: life(written.idle, written.restart)?,
             env,
+            secrets,
             egress,
             folders,
             volumes,
             pinned,
-            tools,
+            tools: tool::tools(written.tools)?,
             unbuilt,
         })
     }
@@ -292,6 +278,11 @@ impl Server {
     /// The source as it is written.
     pub fn source_text(&self) -> String {
         self.source.as_ref().unwrap_or(&Source::Builtin).to_string()
+    }
+
+    /// What the file says of one of its tools, if it says anything.
+    pub fn tool(&self, name: &str) -> Option<&Tool> {
+        self.tools.iter().find(|tool| tool.name == name)
     }
 }
 
@@ -310,7 +301,7 @@ fn command(at: At<String>) -> Result<At<Vec<String>>, ConfigError> {
     }
 }
 
-fn folder(at: At<written::Folder>) -> Result<FolderWish, ConfigError> {
+pub(super) fn folder(at: At<written::Folder>) -> Result<FolderWish, ConfigError> {
     let wish = match at.value {
         written::Folder::Line(text) => text.parse(),
         written::Folder::Parts { host, target, writable } => FolderWish::new(&host, &target, writable),
@@ -324,7 +315,7 @@ fn volumes(at: At<Vec<String>>) -> Result<Vec<VolumeWish>, ConfigError> {
 }
 
 /// A level of isolation; a unikernel is a guest with a kernel of its own.
-fn isolation(at: At<String>) -> Result<Isolation, ConfigError> {
+pub(super) fn isolation(at: At<String>) -> Result<Isolation, ConfigError> {
     match at.value.as_str() {
         "unikernel" => Ok(Isolation::Microvm),
         _ => parse_one(at, "isolation"),
@@ -378,7 +369,11 @@ where
     value.value.parse().map_err(|error| at(value.place, key, error))
 }
 
-fn sized(value: Option<At<i64>>, key: &str, range: &RangeInclusive<u32>) -> Result<Option<u32>, ConfigError> {
+pub(super) fn sized(
+    value: Option<At<i64>>,
+    key: &str,
+    range: &RangeInclusive<u32>,
+) -> Result<Option<u32>, ConfigError> {
     let Some(At { place, value }) = value else { return Ok(None) };
     match u32::try_from(value).ok().filter(|number| range.contains(number)) {
         Some(number) => Ok(Some(number)),

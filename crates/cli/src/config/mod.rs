@@ -19,9 +19,11 @@ pub mod settings;
 pub mod store;
 mod table;
 mod toml;
+pub mod tool;
 pub mod transport;
 pub mod written;
 
 pub use error::{ConfigError, Place};
 pub use files::load;
-pub use meaning::{Configuration, Defaults, HomeSettings, Pinned, SeedFile, Server, Tool, Unbuilt};
+pub use meaning::{Configuration, Defaults, HomeSettings, Pinned, SeedFile, Server, Unbuilt};
+pub use tool::Tool;

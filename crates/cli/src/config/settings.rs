@@ -10,6 +10,12 @@ use crate::{
 use casemate_machine::spec;
 use std::{error::Error as StdError, ops::RangeInclusive, str::FromStr, time::Duration};
 
+/// Memory of a machine where nobody says how much, in MiB.
+const MEMORY_DEFAULT_MB: u32 = 256;
+
+/// Virtual processors of a machine where nobody says how many.
+const VCPUS_DEFAULT: u32 = 1;
+
 /// What the environment asks for: `CASEMATE_ISOLATION`, `CASEMATE_BACKEND`, `CASEMATE_MEMORY`, `CASEMATE_CPU`,
 /// `CASEMATE_VCPUS`, `CASEMATE_IDLE`, `CASEMATE_RESTART`; for all machines together
 /// `CASEMATE_HEALTH_INTERVAL`, `CASEMATE_SUSPEND_DISK` and `CASEMATE_MEMORY_LIMIT`.
@@ -94,27 +100,30 @@ pub struct Settings {
     pub memory_limit_mb: Option<u32>,
 }
 
-/// Merges what was said about a start, the first of flags, environment, server and defaults deciding.
+/// Merges what was said about a start of a server's own machine, the first of flags, environment, server and
+/// defaults deciding.
 pub fn merge(
     flags: Flags<'_>,
     environment: &Environment,
     server: Option<&Server>,
     defaults: &Defaults,
 ) -> Result<Settings, Error> {
-    let server_says = server.map(|server| MachineOptions {
-        isolation: server.isolation,
-        backend: server.backend,
-        memory: server.memory_mb,
-        vcpus: server.vcpus,
-    });
-    let defaults_say = MachineOptions {
-        isolation: defaults.isolation,
-        backend: defaults.backend,
-        memory: defaults.memory_mb,
-        vcpus: defaults.vcpus,
-    };
-    let layers = [Some(flags.machine), Some(&environment.machine), server_says.as_ref(), Some(&defaults_say)];
-    let layers: Vec<&MachineOptions> = layers.into_iter().flatten().collect();
+    merge_for(flags, environment, &MachineOptions::default(), server, defaults)
+}
+
+/// As [`merge`], for a machine that tools ask for: what they say stands between environment and server.
+///
+/// So the word of a tool overrules its server's, also one for a weaker wall. That makes no wall weaker where
+/// a stronger backend works, because a level is the weakest that will do.
+pub fn merge_for(
+    flags: Flags<'_>,
+    environment: &Environment,
+    tools: &MachineOptions,
+    server: Option<&Server>,
+    defaults: &Defaults,
+) -> Result<Settings, Error> {
+    let (server_says, defaults_say) = (server.map(of_server).unwrap_or_default(), of_defaults(defaults));
+    let layers = [flags.machine, &environment.machine, tools, &server_says, &defaults_say];
     let (isolation, backend) = wall(&layers, defaults)?;
     let lives = [flags.start.life, environment.life, server.map(|server| server.life).unwrap_or_default()];
     let lives = lives.into_iter().chain([defaults.life]);
@@ -122,8 +131,8 @@ pub fn merge(
     Ok(Settings {
         isolation,
         backend,
-        memory_mb: layers.iter().find_map(|layer| layer.memory).unwrap_or(256),
-        vcpus: layers.iter().find_map(|layer| layer.vcpus).unwrap_or(1),
+        memory_mb: layers.iter().find_map(|layer| layer.memory).unwrap_or(MEMORY_DEFAULT_MB),
+        vcpus: layers.iter().find_map(|layer| layer.vcpus).unwrap_or(VCPUS_DEFAULT),
         full_cpu: environment.full_cpu,
         cold: flags.start.cold,
         idle: lives.clone().find_map(|life| life.idle).and_then(Idle::after),
@@ -134,15 +143,65 @@ pub fn merge(
     })
 }
 
+/// What one machine has to be like in which all tools of a server are called: as strong and as large as the
+/// server's own, and as any of its tools asks for.
+pub fn for_all_tools(server: &Server, defaults: &Defaults) -> MachineOptions {
+    let own = [of_server(server), of_defaults(defaults)];
+    let own_level = own.iter().find_map(level).unwrap_or_else(|| unsaid(defaults));
+    let tools = || server.tools.iter();
+    let size = |wishes: Option<u32>, own: Option<u32>, default: u32| {
+        wishes.map(|wish| wish.max(own.unwrap_or(default)))
+    };
+    MachineOptions {
+        // A level that the server has anyway would part it from the backend beside it.
+        isolation: tools().filter_map(|tool| tool.isolation).max().filter(|&wish| wish > own_level),
+        backend: None,
+        memory: size(
+            tools().filter_map(|tool| tool.memory_mb).max(),
+            own.iter().find_map(|layer| layer.memory),
+            MEMORY_DEFAULT_MB,
+        ),
+        vcpus: size(
+            tools().filter_map(|tool| tool.vcpus).max(),
+            own.iter().find_map(|layer| layer.vcpus),
+            VCPUS_DEFAULT,
+        ),
+    }
+}
+
+fn of_server(server: &Server) -> MachineOptions {
+    MachineOptions {
+        isolation: server.isolation,
+        backend: server.backend,
+        memory: server.memory_mb,
+        vcpus: server.vcpus,
+    }
+}
+
+fn of_defaults(defaults: &Defaults) -> MachineOptions {
+    MachineOptions {
+        isolation: defaults.isolation,
+        backend: defaults.backend,
+        memory: defaults.memory_mb,
+        vcpus: defaults.vcpus,
+    }
+}
+
+/// The level that a layer names, be it by a backend.
+fn level(layer: &MachineOptions) -> Option<Isolation> {
+    layer.isolation.or(layer.backend.map(BackendKind::isolation))
+}
+
+/// The level where nobody named one.
+fn unsaid(defaults: &Defaults) -> Isolation {
+    if defaults.microvm_disabled.is_some() { Isolation::Container } else { Isolation::Microvm }
+}
+
 /// The wall and its maker. They belong together: a layer that names a backend has thereby named a level,
 /// and overrules the levels of the layers below it.
 fn wall(layers: &[&MachineOptions], defaults: &Defaults) -> Result<(Isolation, Option<BackendKind>), Error> {
-    let said = layers.iter().position(|layer| layer.isolation.is_some() || layer.backend.is_some());
-    let Some(first) = said else {
-        let isolation =
-            if defaults.microvm_disabled.is_some() { Isolation::Container } else { Isolation::Microvm };
-        return Ok((isolation, None));
-    };
+    let said = layers.iter().position(|layer| level(layer).is_some());
+    let Some(first) = said else { return Ok((unsaid(defaults), None)) };
     let (isolation, backend) = match (layers[first].isolation, layers[first].backend) {
         (Some(isolation), Some(backend)) if backend.isolation() < isolation => {
             let message = format!("backend {backend} builds a wall weaker than isolation {isolation}");
@@ -332,6 +391,74 @@ mod tests {
         let none = MachineOptions::default;
         assert_eq!(merged(both(), none(), none()).unwrap_err().kind().exit_code(), 2);
         assert_eq!(merged(none(), none(), both()).unwrap_err().kind().exit_code(), 3);
+    }
+
+    /// A server with tables of tools: its file, with the server alone.
+    fn file(server: &str) -> crate::config::Configuration {
+        let text = format!("[[servers]]\nid = \"s\"\n{server}");
+        let document = crate::config::written::Document::parse("config.toml".as_ref(), &text).unwrap();
+        let mut configuration = crate::config::Configuration::default();
+        configuration.add(document).unwrap();
+        configuration
+    }
+
+    /// Wall and sizes of a machine of the server of a file, for tools.
+    fn for_tools(
+        file: &crate::config::Configuration,
+        flags: MachineOptions,
+        environment: MachineOptions,
+        tools: &MachineOptions,
+    ) -> (Isolation, Option<BackendKind>, u32, u32) {
+        let environment = Environment { machine: environment, ..Environment::default() };
+        let flags = Flags { machine: &flags, start: &StartOptions::default() };
+        let server = file.servers.values().next();
+        let settings = merge_for(flags, &environment, tools, server, &file.defaults).unwrap();
+        (settings.isolation, settings.backend, settings.memory_mb, settings.vcpus)
+    }
+
+    #[test]
+    fn a_tool_overrules_its_server_and_flags_and_environment_overrule_both() {
+        use BackendKind::Sandbox;
+        let file = file(
+            "backend = \"sandbox\"\nmemory_mb = 512\nvcpus = 2\n\
+             [[servers.tools]]\nname = \"t\"\nisolation = \"microvm\"\nmemory_mb = 128\n",
+        );
+        let server = file.servers.values().next().unwrap();
+        let (none, tool) = (MachineOptions::default, server.tool("t").unwrap().machine());
+        let sized = |memory| MachineOptions { memory: Some(memory), ..none() };
+        let weak = || options(Some(Isolation::Sandbox), None);
+        assert_eq!(for_tools(&file, none(), none(), &none()), (Isolation::Sandbox, Some(Sandbox), 512, 2));
+        assert_eq!(for_tools(&file, none(), none(), &tool), (Isolation::Microvm, None, 128, 2));
+        assert_eq!(for_tools(&file, none(), sized(192), &tool), (Isolation::Microvm, None, 192, 2));
+        assert_eq!(for_tools(&file, sized(320), sized(192), &tool), (Isolation::Microvm, None, 320, 2));
+        assert_eq!(for_tools(&file, weak(), none(), &tool), (Isolation::Sandbox, Some(Sandbox), 128, 2));
+        // What serves all of them is no smaller than what serves the server.
+        let all = for_all_tools(server, &file.defaults);
+        assert_eq!(for_tools(&file, none(), none(), &all), (Isolation::Microvm, None, 512, 2));
+    }
+
+    #[test]
+    fn what_serves_all_tools_is_the_largest_and_the_strongest_and_never_weaker_than_the_server() {
+        use BackendKind::Qemu;
+        let none = MachineOptions::default;
+        let weak = file(
+            "isolation = \"container\"\nbackend = \"qemu\"\n\
+             [[servers.tools]]\nname = \"t\"\nisolation = \"process\"\nmemory_mb = 100\n",
+        );
+        let server = weak.servers.values().next().unwrap();
+        let (one, all) = (server.tool("t").unwrap().machine(), for_all_tools(server, &weak.defaults));
+        assert_eq!(for_tools(&weak, none(), none(), &one), (Isolation::Process, Some(Qemu), 100, 1));
+        assert_eq!(for_tools(&weak, none(), none(), &all), (Isolation::Container, Some(Qemu), 256, 1));
+        let large = file(
+            "isolation = \"sandbox\"\n\
+             [[servers.tools]]\nname = \"t\"\nisolation = \"microvm\"\nmemory_mb = 300\nvcpus = 4\n\
+             [[servers.tools]]\nname = \"u\"\nisolation = \"container\"\nmemory_mb = 600\nvcpus = 3\n",
+        );
+        let all = for_all_tools(large.servers.values().next().unwrap(), &large.defaults);
+        assert_eq!(for_tools(&large, none(), none(), &all), (Isolation::Microvm, None, 600, 4));
+        // Without tables nothing is said.
+        let plain = file("vcpus = 3\n");
+        assert_eq!(for_all_tools(plain.servers.values().next().unwrap(), &plain.defaults), none());
     }
 
     #[test]

@@ -26,6 +26,7 @@ pub struct Definition {
     pub idle: Option<String>,
     pub restart: Option<String>,
     pub env: BTreeMap<String, String>,
+    pub secrets: BTreeMap<String, String>,
     pub mounts: Vec<String>,
     pub volumes: Vec<String>,
     pub transport: Option<String>,
@@ -176,8 +177,10 @@ fn table(name: &Name, definition: &Definition) -> Table {
             table[key] = value(texts.iter().collect::<Array>());
         }
     }
-    if !definition.env.is_empty() {
-        table["env"] = value(definition.env.iter().collect::<InlineTable>());
+    for (key, pairs) in [("env", &definition.env), ("secrets", &definition.secrets)] {
+        if !pairs.is_empty() {
+            table[key] = value(pairs.iter().collect::<InlineTable>());
+        }
     }
     table
 }
@@ -206,6 +209,7 @@ mod tests {
             idle: Some("10m".into()),
             restart: Some("on-failure".into()),
             env: BTreeMap::from([("K".into(), "v\nw".into())]),
+            secrets: BTreeMap::from([("T".into(), "cmd:pass 'a b',placeholder=a.example.com:443".into())]),
             mounts: vec!["/srv/data:/data:ro".into()],
             volumes: vec!["notes:/notes:64MiB".into()],
             allow: vec!["*.example.com:443".into(), "[::1]:80".into()],
@@ -232,6 +236,7 @@ mod tests {
         assert_eq!(server.life.idle.map(|idle| idle.to_string()).as_deref(), Some("10m"));
         assert_eq!(server.life.restart, Some(crate::engine::Restart::OnFailure));
         assert_eq!(server.env["K"], "v\nw");
+        assert_eq!(server.secrets[0].said(), definition().secrets["T"]);
         assert_eq!(server.folders[0].to_string(), "/srv/data:/data:ro");
         assert_eq!(server.volumes[0].target.as_str(), "/notes");
         let allow: Vec<String> = server.egress.allow.iter().map(ToString::to_string).collect();

@@ -86,6 +86,7 @@ pub struct Server {
     pub idle: Option<At<String>>,
     pub restart: Option<At<String>>,
     pub env: Vec<(At<String>, String)>,
+    pub secrets: Vec<(At<String>, String)>,
     pub folders: Vec<At<Folder>>,
     pub volumes: Option<At<Vec<String>>>,
     pub transport: Option<At<String>>,
@@ -116,23 +117,24 @@ pub enum Folder {
     },
 }
 
-/// A tool that wants a wall or a size of its own.
+/// A tool that wants a wall, a size or folders of its own.
 #[derive(Debug, Clone)]
-#[allow(missing_docs)]
+#[allow(missing_docs)] // As in `Tool` of the meaning, unchecked.
 pub struct Tool {
     pub name: String,
     pub place: Place,
     pub isolation: Option<At<String>>,
     pub memory_mb: Option<At<i64>>,
     pub vcpus: Option<At<i64>>,
-    pub later: Vec<At<&'static str>>,
+    pub folders: Vec<At<Folder>>,
+    pub unikernel_image: Option<At<String>>,
 }
 
 /// Keys of a server's folders: our own, and the seeds'.
 const FOLDERS: [&str; 2] = ["mounts", "microvm_mounts"];
 
 /// Keys of a server that later versions read.
-const LATER: [&str; 2] = ["secrets", "sessions"];
+const LATER: [&str; 1] = ["sessions"];
 
 impl Document {
     /// Reads a file's content; its name says which syntax it has.
@@ -227,6 +229,7 @@ fn server(mut table: Table) -> Result<Server, ConfigError> {
         idle: table.text("idle")?,
         restart: table.text("restart")?,
         env: Vec::new(),
+        secrets: Vec::new(),
         folders: Vec::new(),
         volumes: table.texts("volumes")?,
         transport: table.text("transport")?,
@@ -240,33 +243,41 @@ fn server(mut table: Table) -> Result<Server, ConfigError> {
         later: Vec::new(),
     };
     put(&mut server.isolation, table.text("isolation_mode")?, "isolation_mode", "isolation")?;
-    microvm_config(&mut table, &mut server)?;
+    microvm_config(&mut table, &mut server.memory_mb, &mut server.vcpus)?;
     if let Some(env) = table.table("env")? {
         server.env = variables(env)?;
+    }
+    if let Some(secrets) = table.table("secrets")? {
+        server.secrets = variables(secrets)?;
     }
     for key in FOLDERS {
         server.folders.extend(folders(&mut table, key)?);
     }
-    for tool in table.tables("tools")? {
-        server.tools.push(listed_tool(tool)?);
+    for mut tool in table.tables("tools")? {
+        let name = tool.text("name")?.ok_or_else(|| missing(&tool, "name"))?;
+        server.tools.push(self::tool(name.value, tool)?);
     }
     server.later = later(&mut table, &LATER);
     table.finish()?;
     Ok(server)
 }
 
-fn listed_tool(mut table: Table) -> Result<Tool, ConfigError> {
-    let name = table.text("name")?;
-    let name = name.ok_or_else(|| missing(&table, "name"))?.value;
+/// A tool: our own spelling, and those of the seeds' two documents.
+fn tool(name: String, mut table: Table) -> Result<Tool, ConfigError> {
     table.rename(format!("tool {name:?}"));
-    let tool = Tool {
+    let mut tool = Tool {
         name,
         place: table.here(),
         isolation: table.text("isolation")?,
         memory_mb: table.number("memory_mb")?,
         vcpus: table.number("vcpus")?,
-        later: later(&mut table, &["mounts"]),
+        folders: folders(&mut table, "mounts")?,
+        unikernel_image: table.text("unikernel_image")?,
     };
+    for key in ["isolation_mode", "execution_mode"] {
+        put(&mut tool.isolation, table.text(key)?, key, "isolation")?;
+    }
+    microvm_config(&mut table, &mut tool.memory_mb, &mut tool.vcpus)?;
     table.finish()?;
     Ok(tool)
 }
@@ -301,6 +312,7 @@ fn seed_server(mut table: Table, id: At<String>) -> Result<Server, ConfigError> 
         idle: None,
         restart: None,
         env: Vec::new(),
+        secrets: Vec::new(),
         folders: Vec::new(),
         volumes: None,
         transport: table.text("transport")?,
@@ -316,38 +328,28 @@ fn seed_server(mut table: Table, id: At<String>) -> Result<Server, ConfigError> 
     for key in FOLDERS {
         server.folders.extend(folders(&mut table, key)?);
     }
-    microvm_config(&mut table, &mut server)?;
+    microvm_config(&mut table, &mut server.memory_mb, &mut server.vcpus)?;
     if let Some(tools) = table.table("tools")? {
         let (path, entries) = tools.rest();
         for entry in entries {
             let node = Node { line: entry.line, ..entry.node };
-            server.tools.push(seed_tool(
-                entry.key.clone(),
-                Table::new(&path, format!("tool {:?}", entry.key), node)?,
-            )?);
+            let table = Table::new(&path, format!("tool {:?}", entry.key), node)?;
+            server.tools.push(tool(entry.key, table)?);
         }
     }
     table.finish()?;
     Ok(server)
 }
 
-fn seed_tool(name: String, mut table: Table) -> Result<Tool, ConfigError> {
-    let tool = Tool {
-        name,
-        place: table.here(),
-        isolation: table.text("execution_mode")?,
-        memory_mb: table.number("memory_mb")?,
-        vcpus: table.number("vcpus")?,
-        later: later(&mut table, &["mounts", "unikernel_image"]),
-    };
-    table.finish()?;
-    Ok(tool)
-}
-
-fn microvm_config(table: &mut Table, server: &mut Server) -> Result<(), ConfigError> {
+/// Sizes of a server or a tool, in the seeds' table.
+fn microvm_config(
+    table: &mut Table,
+    memory_mb: &mut Option<At<i64>>,
+    vcpus: &mut Option<At<i64>>,
+) -> Result<(), ConfigError> {
     let Some(mut sizes) = table.table("microvm_config")? else { return Ok(()) };
-    put(&mut server.memory_mb, sizes.number("memory_mb")?, "microvm_config", "memory_mb")?;
-    put(&mut server.vcpus, sizes.number("vcpus")?, "microvm_config", "vcpus")?;
+    put(memory_mb, sizes.number("memory_mb")?, "microvm_config", "memory_mb")?;
+    put(vcpus, sizes.number("vcpus")?, "microvm_config", "vcpus")?;
     sizes.finish()
 }
 

@@ -1,12 +1,18 @@
 //! Asking a server: in the conversation of a machine that runs, or of one started for this command alone.
 
 use super::{
-    Conversation, Leased, Lifetime, McpAnswer, Session, Unknown, launch_error, machines, plan, resolve,
+    Conversation, Leased, Lifetime, McpAnswer, Record, Session, Unknown, launch_error,
+    machines::{self, Found},
+    plan, resolve,
+    routing::{self, Need},
     session_error,
 };
 use crate::{
     command::options::{MachineOptions, ServerOptions, StartOptions},
-    config::settings::{self, Flags},
+    config::{
+        Configuration, Server, Tool,
+        settings::{self, Flags},
+    },
     context::Context,
     error::Error,
     render::progress::Steps,
@@ -26,6 +32,8 @@ pub struct Wish<'a> {
     pub start: &'a StartOptions,
     /// A machine that is started stays.
     pub keep: bool,
+    /// The tool that is called, if one is.
+    pub tool: Option<&'a str>,
 }
 
 /// A server that can be asked. Dropping it stops the machine, if it was started for this.
@@ -40,34 +48,42 @@ pub struct Asking {
 impl Asking {
     /// Finds the machine of a name that answers calls, or starts one.
     pub async fn open(context: &Context, name: &Name, wish: Wish<'_>) -> Result<Self, Error> {
-        let as_it_is = *wish.server == ServerOptions::default()
-            && wish.machine.memory.is_none()
-            && wish.machine.vcpus.is_none();
-        let running = match as_it_is {
-            true => machines::answering(context, name, wish.machine).await?,
-            false => None,
-        };
-        if let Some(record) = running {
-            let session = machines::session(context, &record).await?;
-            return Ok(Self { name: record.name.to_string(), session, own: None, keep: true });
-        }
-        let leased = Self::start(context, name, wish).await?;
-        let name = leased.record().name.to_string();
-        let session = leased.session().await.map_err(|error| session_error(&name, error))?;
-        Ok(Self { name, session, own: Some(leased), keep: wish.keep })
-    }
-
-    async fn start(context: &Context, name: &Name, wish: Wish<'_>) -> Result<Leased, Error> {
         let configuration = context.configuration()?;
-        // The name of a machine stands for its server, where another machine of it is needed.
+        // The name of a machine stands for its server.
         let server = machines::named(machines::list(context)?, name)
             .into_iter()
             .find_map(|record| record.server.parse().ok())
             .filter(|server| configuration.servers.contains_key(server));
         let server = server.as_ref().unwrap_or(name);
-        let target = resolve(context, &configuration, server, wish.server, Unknown::Refused)?;
+        let tool = match wish.tool {
+            Some(tool) => routing::tool(&configuration, server, tool)?,
+            None => None,
+        };
+        if let Some(record) = running(context, name, configuration.servers.get(server), wish).await? {
+            let session = machines::session(context, &record).await?;
+            return Ok(Self { name: record.name.to_string(), session, own: None, keep: true });
+        }
+        let leased = Self::start(context, &configuration, (name, server), tool, wish).await?;
+        let name = leased.record().name.to_string();
+        let session = leased.session().await.map_err(|error| session_error(&name, error))?;
+        Ok(Self { name, session, own: Some(leased), keep: wish.keep })
+    }
+
+    async fn start(
+        context: &Context,
+        configuration: &Configuration,
+        (name, server): (&Name, &Name),
+        tool: Option<&Tool>,
+        wish: Wish<'_>,
+    ) -> Result<Leased, Error> {
+        let mut target = resolve(context, configuration, server, wish.server, Unknown::Refused)?;
+        if let Some(tool) = tool {
+            target.add_folders(&tool.folders, wish.server);
+        }
+        let tool = tool.map(Tool::machine).unwrap_or_default();
         let flags = Flags { machine: wish.machine, start: wish.start };
-        let settings = settings::merge(flags, &context.environment, target.server, &configuration.defaults)?;
+        let (server, defaults) = (target.server, &configuration.defaults);
+        let settings = settings::merge_for(flags, &context.environment, &tool, server, defaults)?;
         let (name, lifetime) = match wish.keep {
             true => (name.clone(), Lifetime::Detached),
             false => (machines::passing_name(&target.name)?, Lifetime::Leased),
@@ -75,7 +91,7 @@ impl Asking {
         if wish.keep {
             machines::refuse_taken(context, &name)?;
         }
-        let plan = plan(context, &configuration, &target, &settings).await?;
+        let plan = plan(context, configuration, &target, &settings).await?;
         machines::launch(context, &plan, &name, lifetime, Conversation::Held).await
     }
 
@@ -99,6 +115,32 @@ impl Asking {
             None => {}
         }
     }
+}
+
+/// Finds the machine that runs and satisfies a call; says which one was passed over, and why.
+async fn running(
+    context: &Context,
+    name: &Name,
+    server: Option<&Server>,
+    wish: Wish<'_>,
+) -> Result<Option<Record>, Error> {
+    let as_it_is = *wish.server == ServerOptions::default()
+        && wish.machine.memory.is_none()
+        && wish.machine.vcpus.is_none();
+    if !as_it_is {
+        return Ok(None);
+    }
+    let need = Need::new(wish.machine, &context.environment.machine, server, wish.tool);
+    let (passed, lack) = match machines::answering(context, name, &need).await? {
+        Found::Nothing => return Ok(None),
+        Found::Lacking(passed, lack) => (passed, lack),
+        Found::Running(record) => match need.stale(context, &record).await? {
+            None => return Ok(Some(*record)),
+            Some(lack) => (record.name, lack),
+        },
+    };
+    context.screen.warn(&format!("machine {passed} is passed over ({lack}): another one is started"));
+    Ok(None)
 }
 
 /// Starts a machine that a client is to speak with, for as long as this process holds it.

@@ -93,7 +93,8 @@ pub async fn prepare(context: &Context, target: &Target<'_>) -> Result<Given, Er
     Ok(given)
 }
 
-async fn pack(context: &Context, wish: &FolderWish) -> Result<folder::Packed, Error> {
+/// Packs a folder, or finds it packed.
+pub(super) async fn pack(context: &Context, wish: &FolderWish) -> Result<folder::Packed, Error> {
     let steps = Steps::new(context.screen);
     steps.step(&format!("packing {}", wish.host.display()));
     let (store, path) = (Store::open(context.home.path())?, wish.path());
@@ -156,7 +157,7 @@ impl From<ExportError> for Error {
                 .hint("check the free space"),
             ExportError::Read { .. } | ExportError::Excessive { .. } => {
                 let message = error.to_string();
-                let hint = "start a machine with it and stop that: a journal that a killed machine left is recovered";
+                let hint = "a machine that starts with it recovers what a killed one left; e2fsck mends a copy of it";
                 let shown = Self::new(Kind::Failed, message).hint(hint);
                 match std::error::Error::source(&error) {
                     Some(source) => shown.because(source.to_string()),

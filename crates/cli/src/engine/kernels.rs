@@ -145,6 +145,12 @@ async fn with_store(
 /// Does what can be done with a file that the seeds' configuration names, and says what cannot.
 async fn seed_file(context: &Context, file: &SeedFile) -> Result<(), Error> {
     let (key, place, path) = (file.key, &file.place, &file.path);
+    if key == "unikernel_dir" {
+        let instead =
+            "tools that ask for a unikernel are called in microVMs, which have kernels of their own";
+        context.screen.warn(&format!("{place}: nothing is taken from {key} {}: {instead}", path.display()));
+        return Ok(());
+    }
     if !path.exists() {
         let instead = match key {
             "kernel_path" => "a kernel of casemate's own boots instead",

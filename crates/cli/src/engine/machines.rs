@@ -1,8 +1,11 @@
 //! Machines: started, found, asked, stopped.
 
-use super::{Conversation, Leased, Lifetime, Plan, Record, Session, State, launch_error, session_error};
+use super::{
+    Conversation, Leased, Lifetime, Plan, Record, Session, State, launch_error,
+    routing::{Lack, Need},
+    session_error,
+};
 use crate::{
-    command::options::MachineOptions,
     context::Context,
     error::Error,
     render::{self, first_line, progress::Steps},
@@ -135,7 +138,8 @@ pub async fn launch_from(
 ) -> Result<Leased, LaunchError> {
     context.leases.borrow_mut().insert(name.clone());
     let spec = plan.spec(name, lifetime, conversation);
-    let launched = casemate_machine::launch_from(&context.home, &spec, origin, progress).await;
+    let launched =
+        casemate_machine::launch_from(&context.home, &spec, plan.secrets(), origin, progress).await;
     if launched.is_err() {
         context.leases.borrow_mut().remove(name);
     }
@@ -209,33 +213,49 @@ pub fn named(records: Vec<Record>, name: &Name) -> Vec<Record> {
     }
 }
 
-/// The running machine that answers calls of a name and satisfies what was asked, if there is one. Waits
-/// for one that another command is starting.
-pub async fn answering(
-    context: &Context,
-    name: &Name,
-    wish: &MachineOptions,
-) -> Result<Option<Record>, Error> {
-    let said = wish.isolation.is_some() || wish.backend.is_some();
-    let wish = if said { wish } else { &context.environment.machine };
+/// What was found among the machines that run.
+#[derive(Debug)]
+pub enum Found {
+    /// One that answers.
+    Running(Box<Record>),
+    /// One that takes calls, and why it cannot answer this one.
+    Lacking(Name, Lack),
+    /// None that takes calls.
+    Nothing,
+}
+
+/// Finds the running machine that answers calls of a name and satisfies what they need. Waits for one that
+/// another command is starting.
+pub async fn answering(context: &Context, name: &Name, need: &Need) -> Result<Found, Error> {
     let until = Instant::now() + STARTING_TIMEOUT;
     loop {
-        let candidates = named(list(context)?, name).into_iter().filter(|record| answers(record, wish));
-        let candidates: Vec<Record> = candidates.collect();
+        let (candidates, lack) = candidates(named(list(context)?, name), need);
         let ready = candidates.iter().find(|record| matches!(record.state, State::Ready | State::Suspended));
-        if ready.is_some() || candidates.is_empty() || Instant::now() > until {
-            return Ok(ready.cloned());
+        match (ready, lack) {
+            (Some(record), _) => return Ok(Found::Running(Box::new(record.clone()))),
+            (None, _) if !candidates.is_empty() && Instant::now() < until => {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            (None, Some((name, lack))) => return Ok(Found::Lacking(name, lack)),
+            (None, None) => return Ok(Found::Nothing),
         }
-        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
-/// Whether a machine takes calls and is as strong as asked for.
-fn answers(record: &Record, wish: &MachineOptions) -> bool {
-    record.lifetime == Lifetime::Detached
-        && record.conversation == Some(Conversation::Held)
-        && wish.isolation.is_none_or(|level| record.backend.isolation() >= level)
-        && wish.backend.is_none_or(|backend| record.backend == backend)
+/// The machines that take calls and lack nothing, and the first of those that lack something.
+fn candidates(records: Vec<Record>, need: &Need) -> (Vec<Record>, Option<(Name, Lack)>) {
+    let mut first = None;
+    let takes_calls = |record: &Record| {
+        record.lifetime == Lifetime::Detached && record.conversation == Some(Conversation::Held)
+    };
+    let candidates = records.into_iter().filter(takes_calls).filter(|record| match need.lack(record) {
+        None => true,
+        Some(lack) => {
+            first.get_or_insert((record.name.clone(), lack));
+            false
+        }
+    });
+    (candidates.collect(), first)
 }
 
 /// Opens a session with the supervisor of a running machine.

@@ -8,6 +8,8 @@ pub mod images;
 pub mod kernels;
 pub mod machines;
 mod plan;
+pub mod routing;
+pub mod secrets;
 mod target;
 
 pub use casemate_image::{

@@ -1,14 +1,14 @@
 //! From a target and its settings to what a supervisor is told. A wall is chosen here, and refused rather
 //! than weakened.
 
-use super::{BackendKind, Conversation, Lifetime, Source, Target, disks, images, kernels};
+use super::{BackendKind, Conversation, Lifetime, Source, Target, disks, images, kernels, secrets};
 use crate::{
     config::{Configuration, settings::Settings, transport::Transport},
     context::Context,
     error::Error,
 };
 use casemate_image::store::{Image, Runtime};
-use casemate_machine::{Origin, Resources, Spec, Workload, doctor, doctor::GuestKernel};
+use casemate_machine::{Origin, Resources, Secrets, Spec, Workload, doctor, doctor::GuestKernel};
 use casemate_proto::{
     control::{self, Reseed},
     ids::Name,
@@ -27,6 +27,7 @@ pub struct Plan {
     kernel: GuestKernel,
     settings: Settings,
     workload: Workload,
+    secrets: Secrets,
     /// Keeps the packed folders until a machine has them.
     _held: Vec<Arc<File>>,
 }
@@ -47,6 +48,8 @@ pub async fn plan(
     target.egress.check(own_port).map_err(|conflict| {
         Error::configuration(format!("what {} may reach does not go together", target.name)).because(conflict)
     })?;
+    // Before what takes long: somebody may be asked for a password.
+    let secrets = secrets::find(context, &target.secrets, &target.egress).await?;
     let image = images::of_target(context, &configuration.registries, target).await?;
     if image.meta.command.is_empty() {
         return Err(Error::configuration(format!("{} does not say which program to start", target.source))
@@ -62,6 +65,7 @@ pub async fn plan(
         kernel,
         settings: *settings,
         workload: Workload { folders: given.folders, volumes: given.volumes, ..workload(image, target) },
+        secrets,
         _held: given.held,
     })
 }
@@ -75,6 +79,11 @@ impl Plan {
     /// Why no template is used, where the user does not want one.
     pub fn cold(&self) -> Option<Origin> {
         self.settings.cold.then(|| Origin::Cold { reason: "a cold start was asked for".to_owned() })
+    }
+
+    /// What the supervisor of one machine is told beside that, and what is written down nowhere.
+    pub fn secrets(&self) -> &Secrets {
+        &self.secrets
     }
 
     /// What the supervisor of one machine is told.
@@ -136,6 +145,7 @@ fn workload(image: Image, target: &Target<'_>) -> Workload {
         egress: target.egress.clone(),
         folders: Vec::new(),
         volumes: Vec::new(),
+        secrets: target.secrets.iter().map(|wish| wish.name.clone()).collect(),
     }
 }
 

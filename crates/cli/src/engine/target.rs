@@ -7,6 +7,7 @@ use crate::{
     engine::Source,
     error::{Error, nearest},
     mounts::{FolderWish, VolumeWish, overrule},
+    secrets::{self, SecretWish},
 };
 use casemate_machine::Egress;
 use casemate_proto::ids::Name;
@@ -25,6 +26,8 @@ pub struct Target<'a> {
     pub args: Vec<String>,
     /// Its environment, beside the image's.
     pub env: BTreeMap<String, String>,
+    /// Secrets that it is given.
+    pub secrets: Vec<SecretWish>,
     /// Folders of the host that it is given.
     pub folders: Vec<FolderWish>,
     /// Volumes that it is given.
@@ -90,8 +93,17 @@ impl Target<'_> {
     fn overrule(&mut self, options: &ServerOptions) {
         self.env.extend(options.env.iter().cloned());
         self.egress.extend(&options.egress());
+        self.secrets = secrets::overrule(&self.secrets, &options.secret);
         self.folders = overrule(&self.folders, &options.mount, |wish| &wish.target);
         self.volumes = overrule(&self.volumes, &options.volume, |wish| &wish.target);
+    }
+
+    /// Gives the machine folders of tools, in the place of the server's where both have one; what the command
+    /// line puts there stays.
+    pub fn add_folders(&mut self, tools: &[FolderWish], options: &ServerOptions) {
+        let server = self.server.map(|server| server.folders.as_slice()).unwrap_or_default();
+        let written = overrule(server, tools, |wish| &wish.target);
+        self.folders = overrule(&written, &options.mount, |wish| &wish.target);
     }
 }
 
@@ -99,8 +111,21 @@ impl Target<'static> {
     fn of_source(name: &str, source: Source, args: Vec<String>) -> Self {
         let (name, env, transport) = (name.to_owned(), BTreeMap::new(), Transport::Stdio);
         let (folders, volumes, egress) = (Vec::new(), Vec::new(), Egress::default());
-        let (command, pinned, server) = (None, None, None);
-        Self { name, source, command, args, env, transport, egress, folders, volumes, pinned, server }
+        let (secrets, command, pinned, server) = (Vec::new(), None, None, None);
+        Self {
+            name,
+            source,
+            command,
+            args,
+            env,
+            secrets,
+            transport,
+            egress,
+            folders,
+            volumes,
+            pinned,
+            server,
+        }
     }
 }
 
@@ -113,22 +138,13 @@ fn of_server<'a>(
         return Err(Error::unavailable(format!("{}: {} is not built yet", unbuilt.place, unbuilt.what))
             .hint("remove it if the server can do without"));
     }
-    let wall = server.isolation.or(server.backend.map(|backend| backend.isolation()));
-    let demanding = server.tools.iter().find(|tool| wall.is_some_and(|wall| tool.isolation > wall));
-    if let Some(tool) = demanding {
-        let message = format!(
-            "tool {:?} of server {} asks for isolation {}, which is not built yet for single tools",
-            tool.name, server.name, tool.isolation
-        );
-        return Err(Error::unavailable(message)
-            .hint(format!("give the whole server isolation = \"{}\"", tool.isolation)));
-    }
     let mut target = Target {
         name: server.name.to_string(),
         source: server.source.clone().unwrap_or(Source::Builtin),
         command: server.command.clone(),
         args: server.args.clone(),
         env: server.env.clone(),
+        secrets: server.secrets.clone(),
         egress: server.egress.clone(),
         transport: server.transport.clone(),
         folders: server.folders.clone(),

@@ -78,7 +78,7 @@ fn mistakes_have_their_exit_codes() {
         ("volume export v v.tar", 3, "no volume is named v"),
         ("volume export v --json", 2, "--json needs a FILE"),
         ("launch-many 2 --template k", 4, "--template is not built yet"),
-        ("add x npm:y --secret A=env:B", 4, "--secret is not built yet"),
+        ("add x npm:y --secret A=hunter2", 2, "none of env:VARIABLE, file:PATH, cmd:COMMAND and keyring:KEY"),
         ("launch x --command true --idle 5", 2, "write a number and ms, s, m, h or d"),
         ("launch x --command true --idle 10ms", 2, "not in 100ms to 168h"),
         ("launch x --command true --restart always", 2, "possible values: never, on-failure"),

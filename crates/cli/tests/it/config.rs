@@ -10,6 +10,7 @@ use casemate::{
     },
     engine::{BackendKind, Isolation, Restart},
 };
+use serde_json::{Value, json};
 use std::{fs, path::Path, time::Duration};
 
 const DATA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data");
@@ -43,10 +44,8 @@ fn the_seeds_toml_means_what_it_says() {
     assert_eq!(server.title.as_deref(), Some("My Secure MCP Server"));
     assert_eq!(server.isolation, Some(Isolation::Microvm));
     assert_eq!((server.memory_mb, server.vcpus), (Some(512), Some(2)));
-    assert_eq!(
-        (server.tools[0].name.as_str(), server.tools[0].isolation),
-        ("dangerous-tool", Isolation::Microvm)
-    );
+    assert_eq!(server.tools.len(), 1);
+    assert_eq!(server.tool("dangerous-tool").unwrap().isolation, Some(Isolation::Microvm));
     assert_eq!(server.unbuilt, []);
 }
 
@@ -70,7 +69,7 @@ fn the_seeds_map_of_servers_alone_is_understood() {
 }
 
 #[test]
-fn the_whole_json_model_of_the_seeds_is_read_and_what_is_not_built_is_remembered() {
+fn the_whole_json_model_of_the_seeds_is_read() {
     let home = Home::isolated();
     home.write(
         "isolation_config.json",
@@ -81,8 +80,11 @@ fn the_whole_json_model_of_the_seeds_is_read_and_what_is_not_built_is_remembered
                 "microvm_id": "a", "use_microvm": false, "server_command": null,
                 "microvm_config": {"memory_mb": 128, "vcpus": 1}, "transport": "http", "port": 8080, "path": "/x",
                 "microvm_mounts": [{"host_path": "/a", "vm_path": "/b", "readonly": true}],
-                "tools": {"t": {"execution_mode": "unikernel", "unikernel_image": "/i", "mounts": [],
-                                "memory_mb": 1024, "vcpus": 1}}
+                "tools": {
+                    "t": {"execution_mode": "unikernel", "unikernel_image": "/i", "mounts": [],
+                          "memory_mb": 1024, "vcpus": 1},
+                    "u": {"unikernel_image": null, "mounts": [{"host_path": "/k", "vm_path": "/keys"}]}
+                }
             }}
         }"#,
     );
@@ -93,15 +95,49 @@ fn the_whole_json_model_of_the_seeds_is_read_and_what_is_not_built_is_remembered
     assert_eq!(server.transport, Transport::Http { port: 8080, path: "/x".to_owned() });
     assert_eq!(server.source_text(), "builtin:probe");
     assert_eq!(server.folders, ["/a:/b:ro".parse().unwrap()]);
-    let unbuilt: Vec<&str> = server.unbuilt.iter().map(|unbuilt| unbuilt.what.as_str()).collect();
-    assert_eq!(unbuilt, ["a machine of its own size for tool \"t\"", "mounts", "unikernel_image"]);
-    let refused = casemate(&home, &["launch", "s"]);
-    assert_eq!(refused.code, 4, "{}", refused.stderr);
-    assert!(
-        refused.stderr.contains("isolation_config.json:8: a machine of its own size"),
-        "{}",
-        refused.stderr
+    assert_eq!(server.unbuilt, []);
+    let (t, u) = (server.tool("t").unwrap(), server.tool("u").unwrap());
+    assert_eq!((t.isolation, t.memory_mb, t.vcpus), (Some(Isolation::Microvm), Some(1024), Some(1)));
+    assert_eq!((u.isolation, u.memory_mb, u.vcpus), (None, None, None));
+    assert_eq!((&t.folders, &u.folders), (&vec![], &vec!["/k:/keys:rw".parse().unwrap()]));
+    assert_eq!((t.unikernel_image.as_ref().map(|place| place.line), &u.unikernel_image), (Some(9), &None));
+}
+
+#[test]
+fn tools_are_described_in_every_spelling_and_listed() {
+    let home = Home::isolated();
+    home.write(
+        "config.toml",
+        r#"
+        [[servers]]
+        id = "plain"
+        source = "npm:x"
+
+        [[servers]]
+        id = "s"
+        source = "npm:x"
+
+        [[servers.tools]]
+        name = "ours"
+        isolation = "container"
+        memory_mb = 512
+        vcpus = 2
+        mounts = ["/srv/data:/data", { host_path = "/srv/keys", vm_path = "/keys", readonly = true }]
+
+        [[servers.tools]]
+        name = "theirs"
+        execution_mode = "microvm"
+        microvm_config = { memory_mb = 1024 }
+        "#,
     );
+    let listed: Value = serde_json::from_str(&casemate(&home, &["list", "--json"]).stdout).unwrap();
+    assert_eq!(listed[0].get("tools"), None, "{listed}");
+    let expected = json!([
+        {"name": "ours", "isolation": "container", "memory_mb": 512, "vcpus": 2,
+         "mounts": ["/srv/data:/data:ro", "/srv/keys:/keys:ro"]},
+        {"name": "theirs", "isolation": "microvm", "memory_mb": 1024},
+    ]);
+    assert_eq!(listed[1]["tools"], expected, "{listed}");
 }
 
 #[test]
@@ -194,7 +230,8 @@ fn unknown_keys_are_told_with_line_and_nearest_key() {
             "isolation_config.json",
             "{\"mcp_servers\": {\"x\": {\"tools\": {\"t\": {\n\"zzz\": 1}}}}}",
             "error: HOME/isolation_config.json:2: unknown key \"zzz\" in tool \"t\"\n\
-             hint: known keys there: execution_mode, memory_mb, vcpus, mounts, unikernel_image\n",
+             hint: known keys there: isolation, memory_mb, vcpus, mounts, unikernel_image, isolation_mode, \
+             execution_mode, microvm_config\n",
         ),
     ] {
         assert_eq!(mistake(name, content), expected);
@@ -256,6 +293,23 @@ fn wrong_values_are_told_with_line_and_reason() {
         (
             "[[servers]]\nid = \"x\"\n[[servers]]\nid = \"x\"\n",
             "config.toml:3: server x is defined already at HOME/config.toml:1",
+        ),
+        (
+            "[[servers]]\nid = \"x\"\n[[servers.tools]]\nname = \"t\"\n[[servers.tools]]\nname = \"t\"\n",
+            "config.toml:5: tool \"t\" is described already at HOME/config.toml:3",
+        ),
+        (
+            "[[servers]]\nid = \"x\"\n[[servers.tools]]\nname = \"t\"\nisolation = \"microvm\"\n\
+             execution_mode = \"microvm\"\n",
+            "config.toml:6: execution_mode is given beside isolation",
+        ),
+        (
+            "[[servers]]\nid = \"x\"\n[[servers.tools]]\nvcpus = 1\n",
+            "config.toml:3: \"tools\" of server \"x\" has no \"name\"",
+        ),
+        (
+            "[[servers]]\nid = \"x\"\n[[servers.tools]]\nname = \"t\"\nmemory_mb = 79\n",
+            "config.toml:5: memory_mb cannot be used",
         ),
         ("[defaults]\nmemory_mb = = 1\n", "config.toml:2: "),
         ("[defaults]\nvcpus = 1\nvcpus = 2\n", "config.toml:3: duplicate key"),

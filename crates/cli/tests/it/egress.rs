@@ -1,5 +1,9 @@
 //! The one way out of a machine, used and abused from inside of real guests.
 
+mod fetch;
+pub mod site;
+mod sni;
+
 use crate::{
     home::{Home, finish},
     live::{answer, call, folder, launch, server_log},
@@ -119,7 +123,7 @@ fn connects(home: &Home, host: &str, port: u16) -> String {
     answer(home, "m", "connect", &arguments.to_string())["outcome"].as_str().unwrap().to_owned()
 }
 
-fn egress_log(home: &Home, record: &Value) -> Vec<Value> {
+pub fn egress_log(home: &Home, record: &Value) -> Vec<Value> {
     let text = fs::read_to_string(folder(home, record).join("logs/egress.log")).unwrap_or_default();
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
@@ -254,11 +258,18 @@ fn a_server_that_calls_home_while_it_starts_is_in_no_template() {
     assert_eq!(call(&home, "m", "echo", r#"{"message": "hi"}"#).code, 0);
 }
 
-/// Starts machine `m` of the probe server on a host that knows the names of this file.
-fn launch_knowing(home: &Home, hosts: &Path, options: &[&str]) -> Value {
-    let inner = home.command(&[&["mcp", "microvm", "launch", "m"], options].concat());
+/// The program on a host that knows the names of this file: with it in the place of `/etc/hosts`, for the program
+/// alone.
+pub fn knowing(home: &Home, hosts: &Path, words: &[&str]) -> Command {
+    let inner = home.command(words);
     let mut command = Command::new("unshare");
     command.args(["--mount", "sh", "-c", r#"mount --bind "$0" /etc/hosts && exec "$@""#]).arg(hosts);
+    let tried = piped(Command::new("unshare")).args(["--mount", "true"]).output().unwrap();
+    assert!(
+        tried.status.success(),
+        "this test gives names to addresses in a mount namespace of its own, which takes root: {}",
+        String::from_utf8_lossy(&tried.stderr)
+    );
     command.arg(inner.get_program()).args(inner.get_args());
     for (name, value) in inner.get_envs() {
         match value {
@@ -266,7 +277,13 @@ fn launch_knowing(home: &Home, hosts: &Path, options: &[&str]) -> Value {
             None => command.env_remove(name),
         };
     }
-    let launched = finish(piped(command), b"");
+    piped(command)
+}
+
+/// Starts machine `m` of the probe server on a host that knows the names of this file.
+fn launch_knowing(home: &Home, hosts: &Path, options: &[&str]) -> Value {
+    let words = [&["mcp", "microvm", "launch", "m"], options].concat();
+    let launched = finish(knowing(home, hosts, &words), b"");
     assert_eq!(launched.code, 0, "{launched:?}");
     home.machine_record("m")
 }

@@ -4,6 +4,7 @@
 
 use crate::home::{Finished, Home, casemate};
 use casemate_machine::{Record, Session, supervise::Request};
+use casemate_proto::control::Limits;
 use serde_json::{Value, json};
 use std::{
     collections::BTreeSet,
@@ -217,9 +218,10 @@ fn resource_limits_hold_inside() {
     assert!((96 << 10..192 << 10).contains(&total), "{total} kB inside a machine of 192 MiB");
     let cpus = call(&home, "m", "read_file", &json!({"path": "/proc/cpuinfo"}));
     assert_eq!(cpus["content"].as_str().unwrap().matches("processor\t:").count(), 2);
-    // A fork bomb ends at the limit of processes, and the machine lives on.
+    // A fork bomb ends at the limit of processes, which is a little below the kernel's own for so much memory, and
+    // the machine lives on.
     let bomb = call(&home, "m", "fork_bomb", &json!({"limit": 5000}));
-    assert!(bomb["forked"].as_u64().unwrap() < 600, "{bomb}");
+    assert!(bomb["forked"].as_u64().unwrap() <= Limits::default().processes, "{bomb}");
     assert!(bomb["refused"].is_string(), "{bomb}");
     assert_eq!(call(&home, "m", "add", &json!({"a": 1, "b": 1}))["result"], 2);
 }

@@ -7,10 +7,16 @@ use crate::{
 };
 use casemate_testkit::{LineClient, modern_meta};
 use serde_json::{Value, json};
-use std::{fs, time::Duration};
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
 /// A machine that has first to wait for an image that another test builds.
 const PATIENCE: Duration = Duration::from_secs(300);
+
+/// A machine has a minute to be ready; before that its template is made, and it boots, on a busy host.
+const DEADLINE: Duration = Duration::from_secs(120);
 
 fn done(home: &Home, args: &[&str]) -> Finished {
     let finished = casemate(home, args);
@@ -146,20 +152,29 @@ const answers = {
   nonsense: (socket) => socket.end('SSH-2.0-OpenSSH_9.2\r\n'),
   page: (socket) => socket.end('HTTP/1.1 404 Not Found\r\nContent-Length: 4\r\n\r\nnope'),
 };
+answers.late = answers.page;
 const mode = process.argv[2];
 if (mode === 'ends') { console.error('no configuration'); process.exit(3); }
-net.createServer((socket) => { socket.on('error', () => {}); socket.once('data', () => answers[mode](socket)); })
-  .listen(3000, '127.0.0.1');
+const server = net.createServer((socket) => {
+  socket.on('error', () => {});
+  socket.once('data', () => answers[mode](socket));
+});
+setTimeout(() => server.listen(3000, '127.0.0.1'), mode === 'late' ? 18000 : 0);
 "#;
 
-#[test]
-fn a_server_that_is_not_what_it_is_said_to_be_is_told_of() {
-    let home = Home::new();
+/// The source of that server.
+fn bad_server(home: &Home) -> String {
     let folder = home.path().join("bad");
     fs::create_dir(&folder).unwrap();
     fs::write(folder.join("package.json"), r#"{"name":"bad","version":"1.0.0","main":"server.js"}"#).unwrap();
     fs::write(folder.join("server.js"), SERVER).unwrap();
-    let source = format!("dir:{}", folder.display());
+    format!("dir:{}", folder.display())
+}
+
+#[test]
+fn a_server_that_is_not_what_it_is_said_to_be_is_told_of() {
+    let home = Home::new();
+    let source = bad_server(&home);
     for (mode, expected) in [
         ("nonsense", "did not answer as HTTP does"),
         ("page", "HTTP 404 Not Found: nope"),
@@ -173,8 +188,9 @@ fn a_server_that_is_not_what_it_is_said_to_be_is_told_of() {
         assert!(launched.stderr.contains(expected), "{mode}: {}", launched.stderr);
     }
     // The hint names the port that would have been right.
-    let words = ["run", "--transport", "http", "--port", "4000", "--", "builtin:probe", "--http", "4001"];
-    let elsewhere = casemate(&home, &words);
+    let way = ["--transport", "http", "--port", "4000", "--allow", "a.example:443"];
+    let elsewhere =
+        casemate(&home, &[&["run"], &way[..], &["--", "builtin:probe", "--http", "4001"]].concat());
     assert_eq!(elsewhere.code, 5, "{elsewhere:?}");
     assert!(
         elsewhere.stderr.contains("it does not listen on port 4000, but on 127.0.0.1:4001"),
@@ -182,6 +198,34 @@ fn a_server_that_is_not_what_it_is_said_to_be_is_told_of() {
         elsewhere.stderr
     );
     assert!(elsewhere.stderr.contains("--port N"), "{}", elsewhere.stderr);
+    // The machine's own ways out are none of the server's ports.
+    assert!(!elsewhere.stderr.contains("5254"), "{}", elsewhere.stderr);
+}
+
+#[test]
+fn a_server_that_begins_late_is_waited_for_beside_the_ways_out() {
+    let home = Home::new();
+    let source = bad_server(&home);
+    let way = ["--transport", "http", "--port", "3000", "--allow", "127.0.0.1:9"];
+    done(&home, &[&["add", "late", &source, "--command", "node server.js late"], &way[..]].concat());
+    let late = casemate(&home, &["launch", "late"]);
+    // It was reached, which is all that this one is good for.
+    assert!(late.stderr.contains("HTTP 404 Not Found: nope"), "{late:?}");
+}
+
+#[test]
+fn a_server_that_never_listens_is_given_up_within_the_deadline() {
+    let home = Home::new();
+    let way = ["--transport", "http", "--port", "3000", "--", "--misbehave", "ignore-stdin"];
+    done(&home, &[&["add", "deaf", "builtin:probe"], &way[..]].concat());
+    let begun = Instant::now();
+    let launched = casemate(&home, &["launch", "deaf"]);
+    assert!(begun.elapsed() < DEADLINE, "after {:?}: {launched:?}", begun.elapsed());
+    assert_eq!(launched.code, 5, "{launched:?}");
+    let said = launched.stderr;
+    assert!(said.contains("it does not listen on port 3000, nor on any other"), "{said}");
+    assert!(said.contains("hint: give the port that the server listens on (--port N)"), "{said}");
+    assert_eq!(json_of(&home, &["status", "--json"]), json!([]));
 }
 
 #[test]

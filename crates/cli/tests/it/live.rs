@@ -76,7 +76,8 @@ pub fn folder(home: &Home, record: &Value) -> PathBuf {
 
 /// What casemate noted about a machine's server.
 pub fn server_log(home: &Home, record: &Value) -> String {
-    fs::read_to_string(folder(home, record).join("logs/server.log")).unwrap_or_default()
+    let log = fs::read(folder(home, record).join("logs/server.log")).unwrap_or_default();
+    String::from_utf8_lossy(&log).into_owned()
 }
 
 /// The folders of finished templates.

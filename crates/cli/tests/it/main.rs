@@ -3,6 +3,7 @@
 // Clippy's exception for tests does not reach the helpers of an integration test.
 #![allow(clippy::unwrap_used)]
 
+mod attack;
 mod bad_input;
 mod clients;
 mod clones;
@@ -28,7 +29,10 @@ mod mounts;
 mod program;
 mod registry;
 mod restore;
+mod routing;
 mod run;
+mod secrets;
+mod security;
 mod servers;
 mod support;
 mod suspend;

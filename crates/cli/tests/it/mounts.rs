@@ -1,6 +1,7 @@
 //! Folders of the host inside machines: read, never written, never left.
 
 mod attack;
+mod repository;
 
 use crate::{
     home::{Home, casemate},

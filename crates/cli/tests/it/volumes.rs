@@ -163,6 +163,48 @@ fn a_volume_is_exported_without_being_mounted_and_removed() {
 }
 
 #[test]
+fn a_volume_whose_machine_was_killed_is_exported_with_what_its_journal_holds() {
+    let home = probe_home();
+    let machine = launch(&home, "m", &VOLUME);
+    assert_eq!(write(&home, "m", "/data/kept", "written before the kill").code, 0);
+    thread::sleep(WRITTEN_OUT);
+    signal(process(&machine, "supervisor_pid"), Signal::KILL);
+    eventually("the volume is free", || {
+        json_of(&home, &["volume", "list", "--json"])[0]["used_by"].is_null().then_some(())
+    });
+    let image = home.path().join("volumes/notes/volume.ext4");
+    let header = Command::new("/usr/sbin/dumpe2fs").arg("-h").arg(image).output().unwrap();
+    let header = String::from_utf8_lossy(&header.stdout).into_owned();
+    assert!(header.contains("needs_recovery"), "there is nothing to be recovered: {header}");
+    let archive = home.path().join("notes.tar");
+    let exported = json_of(&home, &["volume", "export", "notes", archive.to_str().unwrap(), "--json"]);
+    assert_eq!((&exported["entries"], &exported["unread"]), (&json!(1), &json!(0)), "{exported}");
+    let kept = Command::new("tar").arg("-xOf").arg(&archive).arg("kept").output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&kept.stdout), "written before the kill");
+}
+
+#[test]
+fn what_an_archive_lacks_is_said_and_the_rest_is_in_it() {
+    let home = probe_home();
+    launch(&home, "m", &VOLUME);
+    for path in ["/data/lost", "/data/kept"] {
+        assert_eq!(write(&home, "m", path, "content").code, 0);
+    }
+    stop(&home, "m");
+    let image = home.path().join("volumes/notes/volume.ext4");
+    let damaged = Command::new("/usr/sbin/debugfs").args(["-w", "-R", "clri /lost"]).arg(image).output();
+    assert!(damaged.unwrap().status.success());
+    let archive = home.path().join("notes.tar");
+    let exported = casemate(&home, &["volume", "export", "notes", archive.to_str().unwrap(), "--json"]);
+    assert_eq!(exported.code, 1, "{exported:?}");
+    assert!(exported.stderr.contains("everything of volume notes but /lost ("), "{}", exported.stderr);
+    let told: Value = serde_json::from_str(&exported.stdout).unwrap();
+    assert_eq!((&told["unread"], &told["errors"][0]["path"]), (&json!(1), &json!("/lost")), "{told}");
+    let listed = Command::new("tar").arg("-tf").arg(&archive).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&listed.stdout), "kept\n");
+}
+
+#[test]
 fn links_in_a_volume_lead_to_nothing_of_the_agents_and_nothing_of_the_hosts() {
     let home = probe_home();
     let evil = tempfile::tempdir().unwrap();

@@ -54,6 +54,9 @@ pub fn parse(head: &[u8]) -> Result<Head, BadHead> {
         return Err(BadHead("there is a control character in the head"));
     }
     let line = lines.next().unwrap_or_default();
+    if line.contains('\t') {
+        return Err(BadHead("there is a control character in the first line"));
+    }
     let words: Vec<&str> = line.split(' ').collect();
     let &[method, target, "HTTP/1.0" | "HTTP/1.1"] = &words[..] else {
         return Err(BadHead("the first line is no request of HTTP/1"));
@@ -190,7 +193,8 @@ mod tests {
             "GET https://a.example/ HTTP/1.1\r\n\r\n",
             "GET http://a.example/ HTTP/2\r\n\r\n",
             "GET  http://a.example/ HTTP/1.1\r\n\r\n",
-            "GET http://a.example/\tx HTTP/1.1 \r\n\r\n",
+            "GET http://a.example/\tx HTTP/1.1\r\n\r\n",
+            "GET http://a.example/x HTTP/1.1 \r\n\r\n",
             "GET http:///x HTTP/1.1\r\n\r\n",
             "GET http://a.example/\nX: y HTTP/1.1\r\n\r\n",
             "GET http://a.example/ HTTP/1.1\r\nX: a\nY: b\r\n\r\n",

@@ -87,9 +87,13 @@ async fn exchange(mut client: TcpStream, outside: Stream, rest: &[u8], body: Bod
     let (mut from_outside, mut to_outside) = tokio::io::split(outside);
     let mut sent = BufReader::with_capacity(BUFFER_BYTES, rest.chain(from_client));
     let asking = async {
-        let passed = pass_body(&mut sent, &mut to_outside, body).await;
-        // The answer tells how it ended; a client that is gone is seen when it is given to it.
-        if passed.is_ok() { std::future::pending().await } else { passed }
+        pass_body(&mut sent, &mut to_outside, body).await?;
+        // A client that has gone and one that only says no more look the same from here. Both may be told to
+        // the host, which then waits no longer than that deserves.
+        copy_buf(&mut sent, &mut tokio::io::sink()).await?;
+        to_outside.shutdown().await?;
+        // The answer tells how it ended.
+        std::future::pending().await
     };
     let answering = async {
         tokio::io::copy(&mut from_outside, &mut to_client).await?;

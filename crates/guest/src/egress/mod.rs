@@ -26,7 +26,7 @@ use casemate_proto::control;
 use casemate_proto::egress::Request;
 use names::Names;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
@@ -103,6 +103,22 @@ impl Egress {
         *lock(&self.open) = Some(Open { config: config.clone(), listening });
         Ok(())
     }
+
+    /// Whether what listens at an address is one of these ways, and none of the server's.
+    pub fn is_way(&self, address: SocketAddr) -> bool {
+        lock(&self.open).as_ref().is_some_and(|open| is_way(&open.config, address))
+    }
+}
+
+fn is_way(config: &control::Egress, address: SocketAddr) -> bool {
+    let port = address.port();
+    match address.ip().to_canonical() {
+        IpAddr::V4(ip) if names::holds(ip) => !config.names.is_empty(),
+        ip if [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()].contains(&ip) => {
+            config.proxy == Some(port) || config.forwards.contains(&port)
+        }
+        _ => false,
+    }
 }
 
 /// What a port is for.
@@ -170,4 +186,22 @@ async fn straight(mut client: TcpStream, way: &Way, request: &Request) -> io::Re
 /// Moves bytes both ways until both ends have ended.
 async fn join(client: &mut TcpStream, outside: &mut casemate_link::Stream) -> io::Result<()> {
     tokio::io::copy_bidirectional_with_sizes(client, outside, BUFFER_BYTES, BUFFER_BYTES).await.map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ways_out_are_told_from_what_a_server_listens_on() {
+        let names = vec!["a.example:80".parse().unwrap()];
+        let config = control::Egress { proxy: Some(5254), forwards: vec![22], names };
+        let is_way = |address: &str| is_way(&config, address.parse().unwrap());
+        for way in ["127.0.0.1:5254", "[::1]:5254", "127.0.0.1:22", "[::1]:22", "192.52.193.1:80"] {
+            assert!(is_way(way), "{way}");
+        }
+        for servers in ["127.0.0.1:80", "0.0.0.0:5254", "[::]:22", "127.0.0.2:22", "192.52.194.1:80"] {
+            assert!(!is_way(servers), "{servers}");
+        }
+    }
 }

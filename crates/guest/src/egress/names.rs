@@ -115,6 +115,11 @@ impl Names {
     }
 }
 
+/// Whether an address is of those that names get.
+pub fn holds(address: Ipv4Addr) -> bool {
+    address.octets().starts_with(&NETWORK)
+}
+
 fn address(number: u8) -> Ipv4Addr {
     let [a, b, c] = NETWORK;
     Ipv4Addr::new(a, b, c, number)

@@ -7,13 +7,16 @@ use casemate_proto::port;
 use serde_json::Value;
 use std::net::{Ipv4Addr, TcpListener};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
 /// What a played server answers to whatever it hears.
 const PAGE: &str = "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\npage";
 
-/// A machine whose host opens ways to `open.example`, says that `gone.example` is unreachable, and refuses
+const POLL: Duration = Duration::from_millis(5);
+
+/// A machine whose host opens ways to `open.example`, and to `silent.open.example`, which answers nothing, says that `gone.example` is unreachable, and refuses
 /// the rest.
 struct Played {
     _machine: Machine,
@@ -62,6 +65,11 @@ async fn host(link: MuxHandle, asked: Arc<Mutex<Vec<String>>>, said: Arc<Mutex<S
             stream.write_all(answer.as_bytes()).await.unwrap();
             if answer != "OK\n" {
                 return;
+            }
+            if line.contains("silent") {
+                let mut heard = String::new();
+                stream.read_to_string(&mut heard).await.unwrap();
+                return said.lock().unwrap().push_str("the end");
             }
             let mut heard = vec![0; 4096];
             let length = stream.read(&mut heard).await.unwrap();
@@ -138,6 +146,23 @@ async fn a_refusal_is_told_in_each_protocol() {
     let long = ask_text(played.proxy, &"x".repeat(40 << 10)).await;
     assert!(long.starts_with("HTTP/1.1 431 "), "{long}");
     assert_eq!(ask(played.proxy, &[5, 1, 2]).await, [5, 0xff]);
+}
+
+#[tokio::test]
+async fn a_client_that_has_gone_leaves_no_way_open() {
+    let played = Played::new(&[]).await;
+    let mut client = TcpStream::connect((Ipv4Addr::LOCALHOST, played.proxy)).await.unwrap();
+    client.write_all(b"GET http://silent.open.example/ HTTP/1.1\r\n\r\n").await.unwrap();
+    while played.asked().is_empty() {
+        tokio::time::sleep(POLL).await;
+    }
+    drop(client);
+    patiently(async {
+        while played.said() != "the end" {
+            tokio::time::sleep(POLL).await;
+        }
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -191,6 +191,7 @@ pub fn configuration(command: &[&str]) -> Configure {
         entropy: None,
         reseed: None,
         egress: None,
+        trust: None,
     }
 }
 

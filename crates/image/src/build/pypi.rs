@@ -68,7 +68,7 @@ pub(super) fn resolve_requirements(
     wanted: &str,
     hosts: Vec<String>,
 ) -> Result<Lock, BuildError> {
-    let runtime = RuntimeLock::current(context, Runtime::Python)?;
+    let mut runtime = RuntimeLock::current(context, Runtime::Python)?;
     let work = context.work()?;
     fs::write(work.path().join(REQUEST), wanted).map_err(failed("write to", work.path()))?;
     runtime.root(context)?;
@@ -81,7 +81,9 @@ pub(super) fn resolve_requirements(
     }
     let text = files::read_below(work.path(), Path::new(REQUIREMENTS), REQUIREMENTS_BYTES)?;
     let text = String::from_utf8_lossy(&text).into_owned();
-    let contents = requirements::parse(&text).into_iter().map(|pin| pin.identity()).collect();
+    let packages = requirements::parse(&text);
+    python::add_called(context, &mut runtime, packages.iter().map(|pin| pin.name()))?;
+    let contents = packages.iter().map(|pin| pin.identity()).collect();
     files::remove(work.path())?;
     let scripts = context.request.allow_scripts;
     Ok(Lock { runtime, contents, files: [(REQUIREMENTS.to_owned(), text)].into(), hosts, scripts })

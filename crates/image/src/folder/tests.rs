@@ -170,6 +170,68 @@ fn a_link_that_takes_a_folders_place_leads_nowhere() {
     assert!(!tree.join("d/a").exists(), "it was followed");
 }
 
+/// A link's text has no inode to be compared: nothing but the way to it tells that it is another's.
+#[test]
+fn the_text_of_a_link_is_read_below_the_folder_alone() {
+    let scene = Scene::new();
+    let secret = scene.home.path().join("secret");
+    fs::create_dir(&secret).unwrap();
+    symlink("what only its owner knows", secret.join("l")).unwrap();
+    fs::create_dir(scene.folder().join("d")).unwrap();
+    symlink("public", scene.folder().join("d/l")).unwrap();
+    let root = survey::open(&scene.folder()).unwrap();
+    let before = Survey::take(&root, &scene.folder()).unwrap();
+    fs::rename(scene.folder().join("d"), scene.home.path().join("gone")).unwrap();
+    for leads_out in [Path::new("../secret"), secret.as_path()] {
+        symlink(leads_out, scene.folder().join("d")).unwrap();
+        let tree = scene.home.path().join("tree");
+        let copied = copy::copy(&root, &scene.folder(), &before, &tree, OWNER);
+        let read = fs::read_link(tree.join("d/l"));
+        assert!(matches!(copied, Err(FolderError::Changed { .. })), "it was followed: {read:?}");
+        assert!(read.is_err(), "it was followed: {read:?}");
+        fs::remove_dir_all(tree).unwrap();
+        fs::remove_file(scene.folder().join("d")).unwrap();
+    }
+}
+
+#[test]
+fn what_is_not_needed_any_more_does_not_stay_in_the_cache() {
+    let scene = Scene::new();
+    let seen = scene.store.cache(SEEN).unwrap();
+    let records = || fs::read_dir(&seen).unwrap().flatten().map(|entry| entry.path()).collect::<Vec<_>>();
+    let old = SystemTime::now() - CACHE_AGE - Duration::from_secs(1);
+    let settle = || std::thread::sleep(SETTLED + Duration::from_millis(100));
+    scene.write("a", "1");
+    settle();
+    let held = scene.pack().unwrap();
+    assert_eq!(records().len(), 1);
+    // One of a state long ago, one of an image that is gone, one that says nothing.
+    fs::copy(&records()[0], seen.join("long ago.json")).unwrap();
+    File::options().append(true).open(seen.join("long ago.json")).unwrap().set_modified(old).unwrap();
+    record::write(&seen.join("gone.json"), &"0".repeat(64)).unwrap();
+    fs::write(seen.join("nothing.json"), "").unwrap();
+    assert_eq!(records().len(), 4);
+    prune(&scene.store).unwrap();
+    assert_eq!(records().len(), 1);
+    // Each packing looks after them, also one that finds its image made already.
+    record::write(&seen.join("gone.json"), &"0".repeat(64)).unwrap();
+    fs::set_permissions(scene.folder().join("a"), fs::Permissions::from_mode(0o600)).unwrap();
+    settle();
+    assert_eq!(scene.pack().unwrap().image, held.image);
+    assert_eq!(records().len(), 2);
+    drop(held);
+    prune(&scene.store).unwrap();
+    assert_eq!(records().len(), 0);
+
+    for folder in CACHES {
+        let left = scene.store.cache(folder).unwrap().join(format!("{}killed", partial::PREFIX));
+        fs::write(&left, "half").unwrap();
+        File::options().append(true).open(&left).unwrap().set_modified(old).unwrap();
+        Store::open(scene.store.home()).unwrap();
+        assert!(!left.exists(), "{folder}");
+    }
+}
+
 #[test]
 fn pruning_spares_what_is_held_and_removes_what_was_used_least() {
     let scene = Scene::new();

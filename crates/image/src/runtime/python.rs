@@ -19,7 +19,7 @@ use crate::archive::{Limits, Tree};
 use crate::build::{BuildError, Context};
 use crate::confine::{self, Confinement, Outcome};
 use crate::files::failed;
-use crate::registry::pypi::Project;
+use crate::registry::pypi::{Project, normalised};
 use crate::store::Runtime;
 
 /// The interpreter's packages and their libraries. Listed, not resolved: Debian's dependencies bring a
@@ -46,6 +46,13 @@ const PACKAGES: [&str; 20] = [
     "libzstd1",
     "tzdata",
 ];
+
+/// What packages call and cannot bring along: a package's normalised name, and what of Debian it needs beside
+/// [`PACKAGES`].
+const CALLED: [(&str, &[&str]); 1] = [("gitpython", &["libpcre2-8-0", GIT])];
+
+/// Of it only the program with its built-in commands: no server over HTTP, mail or Perl.
+const GIT: &str = "git";
 
 const UV: &str = "uv";
 
@@ -77,6 +84,33 @@ pub(crate) fn lock(context: &Context<'_>) -> Result<RuntimeLock, BuildError> {
     Ok(RuntimeLock::new(Runtime::Python, debian::pins(packages), Pins(vec![newest_uv(context)?])))
 }
 
+/// Adds to a runtime the programs that these packages call.
+pub(crate) fn add_called<'a>(
+    context: &Context<'_>,
+    runtime: &mut RuntimeLock,
+    packages: impl Iterator<Item = &'a str>,
+) -> Result<(), BuildError> {
+    let called = called(packages);
+    if called.is_empty() {
+        return Ok(());
+    }
+    let archive = debian::archive(context)?;
+    for name in called {
+        runtime.parts.0.extend(debian::pins([archive.package(name)?]).0);
+    }
+    Ok(())
+}
+
+/// The packages of Debian with the programs that these packages call.
+fn called<'a>(packages: impl Iterator<Item = &'a str>) -> Vec<&'static str> {
+    let of_package = |name| CALLED.iter().find(|(package, _)| *package == normalised(name));
+    let mut called: Vec<&str> =
+        packages.filter_map(of_package).flat_map(|(_, called)| called.iter().copied()).collect();
+    called.sort_unstable();
+    called.dedup();
+    called
+}
+
 pub(crate) fn unpack(
     context: &Context<'_>,
     pin: &Pin,
@@ -85,6 +119,11 @@ pub(crate) fn unpack(
 ) -> Result<(), BuildError> {
     if pin.name == UV {
         return unpack_uv(context, file, tree);
+    }
+    if pin.name == GIT {
+        return debian::unpack(pin, file, tree, &|path| {
+            path == Path::new("usr/bin/git") || path.starts_with("usr/share/git-core/templates")
+        });
     }
     debian::unpack(pin, file, tree, &|path| {
         let Ok(library) = path.strip_prefix("usr/lib/python3.13") else {
@@ -181,4 +220,15 @@ fn unpack_uv(context: &Context<'_>, wheel: &Path, tree: &mut Tree) -> Result<(),
     let path = PathBuf::from(UV_PROGRAM.trim_start_matches('/'));
     tree.file(path.as_os_str().as_encoded_bytes(), 0o755, &mut bounded)
         .map_err(|source| context.unpack_error(wheel, source))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::called;
+
+    #[test]
+    fn a_package_that_calls_a_program_gets_it_once_under_any_spelling_of_its_name() {
+        assert_eq!(called(["mcp", "GitPython", "gitpython", "gitdb"].into_iter()), ["git", "libpcre2-8-0"]);
+        assert!(called(["mcp", "gitdb"].into_iter()).is_empty());
+    }
 }

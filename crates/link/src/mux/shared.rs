@@ -243,7 +243,7 @@ impl State {
                 if self.handles == 0 {
                     self.mux.reset(stream, ResetCode::Refused, "nobody listens");
                 } else if held >= STREAMS {
-                    self.mux.reset(stream, ResetCode::Refused, "too many streams");
+                    self.mux.reset(stream, ResetCode::Busy, "too many streams");
                 } else {
                     self.entries.insert(key, Entry::new(Phase::Offered));
                     self.backlog.push_back((key, port));

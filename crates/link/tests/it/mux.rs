@@ -127,7 +127,7 @@ async fn a_guest_that_resets_and_opens_anew_gets_no_more_memory() {
     }
     settle().await;
     let refused = soon("refusal", guest.open(1)).await;
-    assert!(matches!(refused, Err(ConnectError::Refused { code: ResetCode::Refused, .. })), "{refused:?}");
+    assert!(matches!(refused, Err(ConnectError::Refused { code: ResetCode::Busy, .. })), "{refused:?}");
     // The bytes are there, and then the reason.
     let mut stream = held.pop().unwrap();
     let mut bytes = vec![0; 1000];

@@ -19,6 +19,8 @@ fn special_v4(address: Ipv4Addr) -> Option<&'static str> {
         [10, ..] | [172, 16..=31, ..] | [192, 168, ..] => Some("private"),
         [169, 254, ..] => Some("link-local"),
         [100, 64..=127, ..] => Some("shared by a carrier's customers"),
+        // Public by its number; Azure's hosts answer their guests there.
+        [168, 63, 129, 16] => Some("a cloud's own"),
         [192, 0, 0, _] | [192, 88, 99, _] => Some("for protocols"),
         [192, 0, 2, _] | [198, 51, 100, _] | [203, 0, 113, _] => Some("for documentation"),
         [198, 18..=19, ..] => Some("for benchmarks"),
@@ -97,6 +99,7 @@ mod tests {
             "169.254.169.254",
             "100.64.0.1",
             "100.127.255.255",
+            "168.63.129.16",
             "192.0.0.1",
             "192.0.2.1",
             "198.18.0.1",

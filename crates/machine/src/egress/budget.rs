@@ -16,6 +16,8 @@ pub(crate) struct Bounds {
     pub(super) bytes: u64,
     /// How long nothing may pass on a connection.
     pub(super) idle: Duration,
+    /// The same once the guest says no more: most that do so have gone, and few others wait long for an answer.
+    pub(super) idle_after_end: Duration,
     /// Names looked up at once: each takes a thread.
     pub(super) lookups: usize,
     /// Where TLS is spoken, and its first message looked at.
@@ -29,6 +31,7 @@ impl Default for Bounds {
             attempts: 600,
             bytes: 4 << 30,
             idle: Duration::from_secs(300),
+            idle_after_end: Duration::from_secs(30),
             lookups: 4,
             tls_port: 443,
         }

@@ -6,10 +6,9 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     task::{Context, Poll},
-    time::Duration,
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf},
@@ -20,58 +19,69 @@ use tokio::{
 /// What is moved at once; several hundred connections are possible on a host.
 const BUFFER_BYTES: usize = 16 << 10;
 
-/// How a connection ended.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Ended {
-    /// Why, where its two ends did not end it.
-    pub(super) reason: Option<String>,
-    /// Bytes from the guest.
-    pub(super) sent: u64,
-    /// Bytes to the guest.
-    pub(super) received: u64,
-}
-
-/// Carries both ways until both ends have ended, or a bound is reached. `first` was read from the guest
-/// already.
+/// Carries both ways until both ends have ended, or a bound is reached; says why, where the two ends did not end
+/// it. `first` was read from the guest already.
 pub(super) async fn carry(
     mut guest: impl AsyncRead + AsyncWrite + Unpin,
-    outside: TcpStream,
+    mut outside: Metered,
     first: &[u8],
     bounds: &Bounds,
-) -> Ended {
-    let meter = Arc::new(Meter { sent: AtomicU64::new(0), received: AtomicU64::new(0), limit: bounds.bytes });
-    let mut outside = Metered { io: outside, meter: Arc::clone(&meter) };
+) -> Option<String> {
+    let meter = Arc::clone(&outside.meter);
     let copying = async {
         outside.write_all(first).await?;
         tokio::io::copy_bidirectional_with_sizes(&mut guest, &mut outside, BUFFER_BYTES, BUFFER_BYTES).await
     };
-    let reason = tokio::select! {
+    tokio::select! {
         copied = copying => copied.err().map(|error| error.to_string()),
-        () = idle(&meter, bounds.idle) => Some(format!("nothing passed for {} s", bounds.idle.as_secs())),
-    };
-    Ended { reason, sent: meter.sent.load(Relaxed), received: meter.received.load(Relaxed) }
+        reason = idle(&meter, bounds) => Some(reason),
+    }
 }
 
-/// Resolves when nothing has passed for so long.
-async fn idle(meter: &Meter, patience: Duration) {
+/// Resolves when nothing has passed for so long, and says so.
+pub(super) async fn idle(meter: &Meter, bounds: &Bounds) -> String {
+    let look = bounds.idle.min(bounds.idle_after_end) / 4;
     let (mut seen, mut since) = (meter.total(), Instant::now());
-    while since.elapsed() < patience {
-        sleep(patience / 4).await;
+    let patience = loop {
+        let patience =
+            if meter.at_end.load(Relaxed) { bounds.idle.min(bounds.idle_after_end) } else { bounds.idle };
+        if since.elapsed() >= patience {
+            break patience;
+        }
+        sleep(look).await;
         let now = meter.total();
         if now != seen {
             (seen, since) = (now, Instant::now());
         }
-    }
+    };
+    format!("nothing passed for {} s", patience.as_secs())
 }
 
+/// Counts the bytes of one connection, up to a limit.
 #[derive(Debug)]
-struct Meter {
+pub(super) struct Meter {
     sent: AtomicU64,
     received: AtomicU64,
+    /// The guest says no more.
+    at_end: AtomicBool,
     limit: u64,
 }
 
 impl Meter {
+    pub(super) fn new(limit: u64) -> Arc<Self> {
+        Arc::new(Self {
+            sent: AtomicU64::new(0),
+            received: AtomicU64::new(0),
+            at_end: AtomicBool::new(false),
+            limit,
+        })
+    }
+
+    /// Bytes from the guest, and to it.
+    pub(super) fn bytes(&self) -> (u64, u64) {
+        (self.sent.load(Relaxed), self.received.load(Relaxed))
+    }
+
     fn total(&self) -> u64 {
         self.sent.load(Relaxed).saturating_add(self.received.load(Relaxed))
     }
@@ -85,9 +95,21 @@ impl Meter {
 }
 
 /// A connection whose bytes are counted, and which fails beyond its bound.
-struct Metered {
+#[derive(Debug)]
+pub(super) struct Metered {
     io: TcpStream,
     meter: Arc<Meter>,
+}
+
+impl Metered {
+    pub(super) fn new(io: TcpStream, meter: Arc<Meter>) -> Self {
+        Self { io, meter }
+    }
+
+    /// Counts its bytes.
+    pub(super) fn meter(&self) -> &Arc<Meter> {
+        &self.meter
+    }
 }
 
 impl AsyncRead for Metered {
@@ -119,6 +141,7 @@ impl AsyncWrite for Metered {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.meter.at_end.store(true, Relaxed);
         Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }

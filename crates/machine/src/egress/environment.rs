@@ -1,6 +1,9 @@
 //! The variables by which programs find a proxy.
 
-use casemate_proto::egress::PROXY_PORT;
+use casemate_proto::{
+    control::{AUTHORITIES_PATH, AUTHORITY_PATH},
+    egress::PROXY_PORT,
+};
 use std::collections::BTreeMap;
 
 /// What is not asked of the proxy: the machine's own loopback.
@@ -23,6 +26,26 @@ pub(crate) fn extend(env: &mut BTreeMap<String, String>) {
     }
     // Node.js looks at the others only where this is set.
     env.entry("NODE_USE_ENV_PROXY".to_owned()).or_insert_with(|| "1".to_owned());
+}
+
+/// By which programs find whom to trust, beside what they bring: what the user has set stays.
+///
+/// Node.js adds what it is told to its own list, all others use it instead of theirs.
+pub(crate) fn extend_trust(env: &mut BTreeMap<String, String>) {
+    let all = [
+        "AWS_CA_BUNDLE",
+        "CURL_CA_BUNDLE",
+        "GIT_SSL_CAINFO",
+        "PIP_CERT",
+        "REQUESTS_CA_BUNDLE",
+        "SSL_CERT_FILE",
+    ];
+    let all = all.into_iter().map(|name| (name, AUTHORITIES_PATH));
+    for (name, path) in
+        [("NODE_EXTRA_CA_CERTS", AUTHORITY_PATH), ("DENO_CERT", AUTHORITY_PATH)].into_iter().chain(all)
+    {
+        env.entry(name.to_owned()).or_insert_with(|| path.to_owned());
+    }
 }
 
 #[cfg(test)]

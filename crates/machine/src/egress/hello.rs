@@ -1,14 +1,22 @@
 //! The first message of a TLS client, as far as it says which server it is for (RFC 8446, section 4.1.2;
 //! RFC 6066, section 3).
 
-use std::{io, time::Duration};
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
     time::timeout,
 };
 
 /// The longest first message that is read, with the headers of its records: post-quantum keys take 2 KiB.
 const HELLO_BYTES: usize = 32 << 10;
+
+/// The first byte of a record that holds a handshake message (RFC 8446, section 5.1).
+const HANDSHAKE: u8 = 22;
 
 /// How long it may take to come.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -28,6 +36,12 @@ pub(super) enum HelloError {
     /// It names nobody.
     #[error("TLS handshake names no server")]
     NoName,
+    /// It names somebody else.
+    #[error("its TLS handshake is for {named}")]
+    Other {
+        /// Whom.
+        named: String,
+    },
     /// The stream broke.
     #[error("stream broke")]
     Io(#[source] io::Error),
@@ -55,6 +69,98 @@ pub(super) async fn read(client: &mut (impl AsyncRead + Unpin)) -> Result<(Strin
     timeout(PATIENCE, reading).await.unwrap_or(Err(HelloError::TimedOut))
 }
 
+/// A stream of a guest on a port where TLS may be spoken and need not: if its first byte is that of a TLS
+/// handshake, nothing of it is read before it has named the server that is expected. What begins otherwise is
+/// read as it comes, and what the server says, be it first, passes at any time.
+///
+/// An error of a read is a [`HelloError`]. TLS that begins after words in another protocol (`STARTTLS`) is not
+/// seen.
+#[derive(Debug)]
+pub(super) struct Guarded<T> {
+    io: T,
+    expected: String,
+    beginning: Beginning,
+}
+
+/// What is known of the beginning of a stream.
+#[derive(Debug)]
+enum Beginning {
+    /// These bytes do not say yet what they are.
+    Held(Vec<u8>),
+    /// These may pass, from that one on.
+    Passing(Vec<u8>, usize),
+    /// There is no more of it.
+    Over,
+}
+
+impl<T> Guarded<T> {
+    /// A stream of which nothing was read, for a server of this name, in lowercase.
+    pub(super) fn new(io: T, expected: &str) -> Self {
+        Self { io, expected: expected.to_owned(), beginning: Beginning::Held(Vec::new()) }
+    }
+}
+
+/// Whether a stream that begins so may pass, if that can be told.
+fn judge(bytes: &[u8], expected: &str) -> Result<bool, HelloError> {
+    match parse(bytes) {
+        // Servers differ in how much else of a record they look at.
+        _ if bytes.first().is_some_and(|&first| first != HANDSHAKE) => Ok(true),
+        Parsed::Name(named) if named == expected => Ok(true),
+        Parsed::Name(named) => Err(HelloError::Other { named }),
+        Parsed::NoName => Err(HelloError::NoName),
+        Parsed::NotTls => Err(HelloError::NotTls),
+        Parsed::More if bytes.len() > HELLO_BYTES => Err(HelloError::NotTls),
+        Parsed::More => Ok(false),
+    }
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Guarded<T> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        loop {
+            match &mut this.beginning {
+                Beginning::Over => return Pin::new(&mut this.io).poll_read(cx, buf),
+                Beginning::Passing(bytes, at) => {
+                    let passed = buf.remaining().min(bytes.len() - *at);
+                    buf.put_slice(&bytes[*at..*at + passed]);
+                    *at += passed;
+                    if *at == bytes.len() {
+                        this.beginning = Beginning::Over;
+                    }
+                    return Poll::Ready(Ok(()));
+                }
+                Beginning::Held(bytes) => {
+                    let mut chunk = [0; 4096];
+                    let mut chunk = ReadBuf::new(&mut chunk);
+                    ready!(Pin::new(&mut this.io).poll_read(cx, &mut chunk))?;
+                    if chunk.filled().is_empty() {
+                        let at_end = if bytes.is_empty() { Ok(()) } else { Err(HelloError::Ended) };
+                        return Poll::Ready(at_end.map_err(io::Error::other));
+                    }
+                    bytes.extend_from_slice(chunk.filled());
+                    if judge(bytes, &this.expected).map_err(io::Error::other)? {
+                        this.beginning = Beginning::Passing(std::mem::take(bytes), 0);
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Guarded<T> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().io).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
+    }
+}
+
 /// What bytes say about the server they are for.
 #[derive(Debug, PartialEq, Eq)]
 enum Parsed {
@@ -79,7 +185,6 @@ fn parse(bytes: &[u8]) -> Parsed {
 
 /// The first handshake message, put together from records (RFC 8446, section 5.1).
 fn handshake(mut bytes: &[u8]) -> Result<Vec<u8>, Parsed> {
-    const HANDSHAKE: u8 = 22;
     const CLIENT_HELLO: u8 = 1;
     const RECORD_BYTES: usize = 1 << 14;
     let mut message = Vec::new();
@@ -173,6 +278,7 @@ impl<'a> Reader<'a> {
 pub(super) mod tests {
     use super::*;
     use proptest::prelude::*;
+    use tokio::io::AsyncWriteExt;
 
     fn vector16(content: &[u8]) -> Vec<u8> {
         [&(content.len() as u16).to_be_bytes()[..], content].concat()
@@ -240,6 +346,66 @@ pub(super) mod tests {
         let (name, read) = read(&mut &bytes[..]).await.unwrap();
         assert_eq!((name.as_str(), read), ("a.example", bytes));
         assert!(matches!(super::read(&mut &b"\x16\x03"[..]).await, Err(HelloError::Ended)));
+    }
+
+    /// What a guarded stream lets through of these bytes, which come one piece at a time; and why it ends.
+    async fn passed(pieces: &[&[u8]]) -> (Vec<u8>, Option<String>) {
+        let (mut guest, guarded) = tokio::io::duplex(1 << 16);
+        let mut guarded = Guarded::new(guarded, "a.example");
+        let saying = async {
+            for piece in pieces {
+                guest.write_all(piece).await.unwrap();
+                tokio::task::yield_now().await;
+            }
+            drop(guest);
+        };
+        let mut through = Vec::new();
+        let ((), read) = tokio::join!(saying, guarded.read_to_end(&mut through));
+        (through, read.err().map(|error| error.to_string()))
+    }
+
+    #[tokio::test]
+    async fn tls_with_another_server_is_stopped_on_a_port_where_others_speak_something_else() {
+        let (right, wrong) = (client_hello("a.example"), client_hello("b.example"));
+        for cut in [1, 5, right.len() - 1, right.len()] {
+            let (begin, end) = right.split_at(cut);
+            let (through, ended) = passed(&[begin, end, b"\x16more"]).await;
+            assert_eq!((through, ended), ([&right[..], b"\x16more"].concat(), None), "{cut}");
+            let (begin, end) = wrong.split_at(cut);
+            let (through, ended) = passed(&[begin, end, b"more"]).await;
+            assert_eq!(
+                (&through[..], ended.as_deref()),
+                (&b""[..], Some("its TLS handshake is for b.example"))
+            );
+        }
+        for text in [&b"SSH-2.0-x\r\n"[..], b"x", b"\x17\x03", b"", &[b"x", &wrong[..]].concat()] {
+            assert_eq!(passed(&[text]).await, (text.to_vec(), None));
+        }
+        // Go's servers take any low version of a record.
+        let odd = [&[22, 2], &wrong[2..]].concat();
+        for nonsense in [&odd[..], &right[..9], b"\x16x"] {
+            let (through, ended) = passed(&[nonsense]).await;
+            assert!(through.is_empty() && ended.is_some(), "{nonsense:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_speaks_first_is_heard_and_answered() {
+        let (mut guest, guarded) = tokio::io::duplex(1 << 16);
+        let (mut outside, mut server) = tokio::io::duplex(1 << 16);
+        let mut guarded = Guarded::new(guarded, "a.example");
+        let carrying = tokio::io::copy_bidirectional(&mut guarded, &mut outside);
+        let speaking = async {
+            let mut line = [0; 5];
+            server.write_all(b"hello").await.unwrap();
+            guest.read_exact(&mut line).await.unwrap();
+            guest.write_all(&line).await.unwrap();
+            server.read_exact(&mut line).await.unwrap();
+            assert_eq!(&line, b"hello");
+            drop((guest, server));
+        };
+        let (carried, ()) = tokio::join!(carrying, speaking);
+        carried.unwrap();
     }
 
     proptest! {

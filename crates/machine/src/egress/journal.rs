@@ -1,11 +1,17 @@
 //! What is written down: every attempt with its verdict in `egress.log`, and refusals in the server's log,
 //! where people look who wonder why their server cannot reach something.
 
-use super::budget::lock;
-use crate::log::CappedLog;
+use super::{budget::lock, carry::Meter};
+use crate::{log::CappedLog, secret::Redactor};
 use jiff::Timestamp;
 use serde::Serialize;
-use std::{collections::BTreeSet, io, net::SocketAddr, path::Path, sync::Mutex};
+use std::{
+    collections::BTreeSet,
+    io,
+    net::SocketAddr,
+    path::Path,
+    sync::{Arc, Mutex},
+};
 use tokio::sync::mpsc;
 
 /// The log's name in the machine's folder of logs.
@@ -18,7 +24,7 @@ const TOLD: usize = 100;
 const QUEUE: usize = 64;
 
 /// One line of the log. Text of the guest's is in it only as far as it is a target.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 pub(super) struct Line<'a> {
     pub(super) time: Timestamp,
     /// What was asked for, such as `CONNECT api.example.com:443`.
@@ -32,11 +38,71 @@ pub(super) struct Line<'a> {
     pub(super) address: Option<SocketAddr>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) reason: Option<&'a str>,
+    /// Names of the secrets that were put into requests.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) secrets: Vec<&'a str>,
     /// Bytes from the guest, and to it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) sent: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) received: Option<u64>,
+}
+
+/// One attempt, of which a line is written at the latest when nobody goes on with it: the link ended, or the machine.
+#[derive(Debug)]
+pub(super) struct Attempt<'a> {
+    journal: &'a Journal,
+    /// What will be written.
+    pub(super) line: Line<'a>,
+    /// Its reason.
+    pub(super) reason: Option<String>,
+    meter: Arc<Meter>,
+}
+
+impl<'a> Attempt<'a> {
+    /// Connected to this address, for whatever the guest now says that it wants.
+    pub(super) fn connected(
+        journal: &'a Journal,
+        (request, target): (&'a str, Option<&'a str>),
+        address: SocketAddr,
+        meter: Arc<Meter>,
+    ) -> Self {
+        let line = Line {
+            time: Timestamp::now(),
+            request,
+            target,
+            verdict: Verdict::Refused,
+            address: Some(address),
+            reason: None,
+            secrets: Vec::new(),
+            sent: None,
+            received: None,
+        };
+        Self { journal, line, reason: Some("the guest went away".to_owned()), meter }
+    }
+
+    /// What it wants it may have, from now on.
+    pub(super) fn allow(&mut self) {
+        self.line.verdict = Verdict::Allowed;
+        self.line.time = Timestamp::now();
+        self.journal.write(&self.line);
+        self.line.verdict = Verdict::Ended;
+        self.reason = Some("the machine's link ended".to_owned());
+    }
+}
+
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        let (sent, received) = self.meter.bytes();
+        let is_over = self.line.verdict == Verdict::Ended;
+        self.journal.write(&Line {
+            time: Timestamp::now(),
+            reason: self.reason.as_deref(),
+            sent: is_over.then_some(sent),
+            received: is_over.then_some(received),
+            ..self.line.clone()
+        });
+    }
 }
 
 /// What became of an attempt.
@@ -57,16 +123,17 @@ pub(super) enum Verdict {
 #[derive(Debug)]
 pub(super) struct Journal {
     log: Mutex<CappedLog>,
+    redactor: Arc<Redactor>,
     notes: mpsc::Sender<String>,
     told: Mutex<BTreeSet<String>>,
 }
 
 impl Journal {
     /// Opens the log; what is to stand in the server's log comes out of the receiver.
-    pub(super) fn open(logs: &Path) -> io::Result<(Self, mpsc::Receiver<String>)> {
+    pub(super) fn open(logs: &Path, redactor: Arc<Redactor>) -> io::Result<(Self, mpsc::Receiver<String>)> {
         let (notes, noted) = mpsc::channel(QUEUE);
         let log = Mutex::new(CappedLog::open(&logs.join(FILE))?);
-        Ok((Self { log, notes, told: Mutex::default() }, noted))
+        Ok((Self { log, redactor, notes, told: Mutex::default() }, noted))
     }
 
     /// Writes a line.
@@ -74,7 +141,7 @@ impl Journal {
         // Strings and numbers: it serialises.
         let mut text = serde_json::to_vec(line).unwrap_or_default();
         text.push(b'\n');
-        lock(&self.log).write(&text);
+        lock(&self.log).write(&self.redactor.bytes(&text));
     }
 
     /// Explains a refusal in the server's log, each once.
@@ -99,7 +166,7 @@ mod tests {
     #[test]
     fn a_refusal_is_told_once_and_a_flood_of_them_ends() {
         let dir = tempfile::tempdir().unwrap();
-        let (journal, mut notes) = Journal::open(dir.path()).unwrap();
+        let (journal, mut notes) = Journal::open(dir.path(), Arc::default()).unwrap();
         let mut told = Vec::new();
         for round in 0..3 {
             for n in 0..200 {

@@ -17,7 +17,8 @@
 //! | another server behind an allowed one's address | `hello`: on port 443 the TLS handshake names the one that was asked for |
 //! | exhausting the host | `budget`: streams, attempts, bytes, idleness, lookups |
 //!
-//! What is inside TLS is not seen: who may reach a server may tell it anything.
+//! What is inside TLS is not seen: who may reach a server may tell it anything. Where the host puts secrets
+//! into requests it ends the TLS of both sides.
 
 mod address;
 mod budget;
@@ -27,25 +28,32 @@ mod hello;
 mod journal;
 mod policy;
 mod resolve;
+mod swap;
 #[cfg(test)]
 mod tests;
 
 pub use casemate_proto::egress::{Allow, Forward, InvalidEntry};
 pub use journal::FILE;
 pub use policy::{Conflict, Egress};
+pub(crate) use swap::SwapError;
 
-use crate::supervisor::chain;
+use crate::{
+    secret::{Kept, Redactor, Swapped},
+    supervisor::chain,
+};
 use budget::{Bounds, Rate, Turn};
+use carry::{Meter, Metered};
 use casemate_link::{Incoming, Listener};
 use casemate_proto::{
+    control::Trust,
     egress::{Answer, Host, InvalidRequest, REQUEST_BYTES, Refusal, Request, Target},
     limits::HANDSHAKE_TIMEOUT,
     mux::ResetCode,
     port,
 };
-use hello::HelloError;
+use hello::{Guarded, HelloError};
 use jiff::Timestamp;
-use journal::{Journal, Line, Verdict};
+use journal::{Attempt, Journal, Line, Verdict};
 use policy::Denied;
 use resolve::{Resolve, ResolveError};
 use std::{
@@ -55,6 +63,7 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
+use swap::{Swap, Verified};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
@@ -83,6 +92,14 @@ pub(crate) enum WayOut {
 }
 
 impl WayOut {
+    /// What the programs of the machine are to trust, so that they believe its gate.
+    pub(crate) fn trust(&self) -> Option<Trust> {
+        match self {
+            Self::Open(gate) => gate.swap.as_ref().map(|swap| swap.trust().clone()),
+            Self::None | Self::Watched(_) => None,
+        }
+    }
+
     /// Serves the streams of one life of a machine, until its link is over.
     pub(crate) async fn serve(self, mut link: Listener) {
         let mut connections = JoinSet::new();
@@ -119,6 +136,8 @@ pub(crate) struct Gate {
     egress: Egress,
     /// The port of a server that is reached by HTTP.
     own_port: Option<u16>,
+    /// Where the host puts secrets into requests.
+    swap: Option<Swap>,
     bounds: Bounds,
     resolver: Arc<dyn Resolve>,
     lookups: Arc<Semaphore>,
@@ -148,6 +167,10 @@ enum Refused {
     Resolve(#[from] ResolveError),
     #[error("{address} does not answer")]
     Unreachable { address: SocketAddr, source: io::Error },
+    #[error("cannot verify that {address} is that server")]
+    Unverified { address: SocketAddr, source: io::Error },
+    #[error("no TLS with the server inside, which is to trust this machine's own authority ($SSL_CERT_FILE)")]
+    Inside(#[source] io::Error),
     #[error("its TLS handshake is for {named}")]
     OtherServer { named: String },
     #[error(transparent)]
@@ -159,8 +182,8 @@ impl Refused {
         match self {
             Self::TooOften(_) | Self::TooMany(_) => Refusal::Busy,
             Self::Slow | Self::Unreadable | Self::Request(_) | Self::Ended => Refusal::Malformed,
-            Self::Denied(_) | Self::OtherServer { .. } | Self::Hello(_) => Refusal::Denied,
-            Self::Resolve(_) | Self::Unreachable { .. } => Refusal::Unreachable,
+            Self::Denied(_) | Self::OtherServer { .. } | Self::Hello(_) | Self::Inside(_) => Refusal::Denied,
+            Self::Resolve(_) | Self::Unreachable { .. } | Self::Unverified { .. } => Refusal::Unreachable,
         }
     }
 
@@ -172,27 +195,54 @@ impl Refused {
     }
 }
 
+/// Why there is no gate.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum GateError {
+    /// Its log cannot be written.
+    #[error("cannot open {FILE}")]
+    Journal(#[from] io::Error),
+    /// It cannot put secrets into requests.
+    #[error("cannot keep secrets from the server")]
+    Swap(#[from] SwapError),
+}
+
+/// What the guest is connected to.
+enum Outside {
+    /// It speaks with it as it likes.
+    Plain(Metered),
+    /// The host speaks for it.
+    Verified(Box<Verified>),
+}
+
 impl Gate {
     /// A gate that writes to the logs in this folder; lines for the server's log come out of the receiver.
     pub(crate) fn open(
         egress: Egress,
         own_port: Option<u16>,
+        secrets: &Kept,
         logs: &Path,
-    ) -> io::Result<(Self, mpsc::Receiver<String>)> {
-        Self::with(egress, own_port, logs, Bounds::default(), Arc::new(resolve::System))
+    ) -> Result<(Self, mpsc::Receiver<String>), GateError> {
+        let swapped: Vec<Swapped> = secrets.swapped();
+        let swap = (!swapped.is_empty()).then(|| Swap::new(swapped)).transpose()?;
+        let redactor = Arc::clone(&secrets.redactor);
+        let (gate, notes) =
+            Self::with(egress, own_port, logs, redactor, Bounds::default(), Arc::new(resolve::System))?;
+        Ok((Self { swap, ..gate }, notes))
     }
 
     fn with(
         egress: Egress,
         own_port: Option<u16>,
         logs: &Path,
+        redactor: Arc<Redactor>,
         bounds: Bounds,
         resolver: Arc<dyn Resolve>,
     ) -> io::Result<(Self, mpsc::Receiver<String>)> {
-        let (journal, notes) = Journal::open(logs)?;
+        let (journal, notes) = Journal::open(logs, redactor)?;
         let gate = Self {
             egress,
             own_port,
+            swap: None,
             resolver,
             lookups: Arc::new(Semaphore::new(bounds.lookups)),
             streams: Semaphore::new(bounds.streams),
@@ -235,39 +285,66 @@ impl Gate {
                 return refuse(&mut guest, &refused).await;
             }
         };
-        let (outside, address) = match self.connect(&target).await {
+        let meter = Meter::new(self.bounds.bytes);
+        let (outside, address) = match self.outside(&target, &meter).await {
             Ok(connected) => connected,
             Err(refused) => {
                 self.note(&asked, Some(&target), &refused);
                 return refuse(&mut guest, &refused).await;
             }
         };
+        let shown = target.to_string();
+        let shown = matches!(request, Request::Forward(_)).then_some(&*shown);
+        let mut attempt = Attempt::connected(&self.journal, (&asked, shown), address, meter);
         if guest.write_all(format!("{}\n", Answer::Open).as_bytes()).await.is_err() {
             return;
         }
-        // Nothing of the guest's has gone out before this.
-        let first = match self.expect_server(&mut guest, &target).await {
-            Ok(first) => first,
-            Err(refused) => return self.note(&asked, Some(&target), &refused),
+        if let Err(refused) = self.carry(&target, guest, outside, &mut attempt).await {
+            attempt.reason = Some(self.explain(&asked, Some(&target), &refused));
+        }
+    }
+
+    /// Carries one connection to its end, after the guest has shown that it wants the server that it asked for:
+    /// nothing of the guest's goes out before.
+    async fn carry<'a>(
+        &'a self,
+        target: &Target,
+        mut guest: impl AsyncRead + AsyncWrite + Unpin,
+        outside: Outside,
+        attempt: &mut Attempt<'a>,
+    ) -> Result<(), Refused> {
+        match (outside, &self.swap) {
+            (Outside::Verified(outside), Some(swap)) => {
+                let guest = swap.accept(target, guest).await.map_err(Refused::Inside)?;
+                attempt.allow();
+                (attempt.reason, attempt.line.secrets) =
+                    swap.carry(target, guest, *outside, &self.bounds).await;
+            }
+            (Outside::Plain(outside), _) => {
+                let first = self.expect_server(&mut guest, target).await?;
+                attempt.allow();
+                attempt.reason = match &target.host {
+                    Host::Name(name) if target.port != self.bounds.tls_port => {
+                        carry::carry(Guarded::new(guest, name), outside, &first, &self.bounds).await
+                    }
+                    _ => carry::carry(guest, outside, &first, &self.bounds).await,
+                };
+            }
+            (Outside::Verified(_), None) => unreachable!("it was verified in order to put secrets in"),
+        }
+        Ok(())
+    }
+
+    /// Connects to a target; where secrets go to it, only if it is who it should be.
+    async fn outside(&self, target: &Target, meter: &Arc<Meter>) -> Result<(Outside, SocketAddr), Refused> {
+        let (stream, address) = self.connect(target).await?;
+        let stream = Metered::new(stream, Arc::clone(meter));
+        let Some(swap) = self.swap.as_ref().filter(|swap| swap.concerns(target)) else {
+            return Ok((Outside::Plain(stream), address));
         };
-        let shown = target.to_string();
-        let mut line = Line {
-            time: Timestamp::now(),
-            request: &asked,
-            target: matches!(request, Request::Forward(_)).then_some(&*shown),
-            verdict: Verdict::Allowed,
-            address: Some(address),
-            reason: None,
-            sent: None,
-            received: None,
-        };
-        self.journal.write(&line);
-        let ended = carry::carry(guest, outside, &first, &self.bounds).await;
-        line.time = Timestamp::now();
-        line.verdict = Verdict::Ended;
-        line.reason = ended.reason.as_deref();
-        (line.sent, line.received) = (Some(ended.sent), Some(ended.received));
-        self.journal.write(&line);
+        let verified = swap.verify(target, stream).await;
+        let verified = verified.map_err(|source| Refused::Unverified { address, source })?;
+        Ok((Outside::Verified(Box::new(verified)), address))
     }
 
     /// Connects to the first address of a target that may be connected to and answers. What was checked is an
@@ -318,21 +395,28 @@ impl Gate {
 
     /// Writes a refusal down, for people and programs.
     fn note(&self, asked: &str, target: Option<&Target>, refused: &Refused) {
-        let (reason, target) = (chain(refused), target.map(Target::to_string));
-        // Of a forward; another request names its target itself.
-        let target = target.as_deref().filter(|target| !asked.ends_with(target));
-        let shown = target.map_or_else(|| asked.to_owned(), |target| format!("{asked} ({target})"));
-        self.journal.explain(&shown, &reason);
+        let (reason, shown) = (self.explain(asked, target, refused), target.map(Target::to_string));
         self.journal.write(&Line {
             time: Timestamp::now(),
             request: asked,
-            target,
+            // Of a forward; another request names its target itself.
+            target: shown.as_deref().filter(|target| !asked.ends_with(target)),
             verdict: refused.verdict(),
             address: None,
             reason: Some(&reason),
+            secrets: Vec::new(),
             sent: None,
             received: None,
         });
+    }
+
+    /// Writes a refusal down for people; gives back its reason.
+    fn explain(&self, asked: &str, target: Option<&Target>, refused: &Refused) -> String {
+        let (reason, target) = (chain(refused), target.map(Target::to_string));
+        let target = target.filter(|target| !asked.ends_with(target));
+        let shown = target.map_or_else(|| asked.to_owned(), |target| format!("{asked} ({target})"));
+        self.journal.explain(&shown, &reason);
+        reason
     }
 }
 

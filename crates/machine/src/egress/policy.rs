@@ -71,6 +71,9 @@ impl Egress {
         if self.allow.len() > ENTRIES || self.forward.len() > ENTRIES {
             return Err(Conflict::TooMany);
         }
+        if own_port == Some(PROXY_PORT) && !self.allow.is_empty() {
+            return Err(Conflict::Proxy);
+        }
         for (index, forward) in self.forward.iter().enumerate() {
             let port = forward.guest_port;
             if port == PROXY_PORT {
@@ -208,5 +211,8 @@ mod tests {
         assert_eq!(egress(&[], &["5254=a.example:1"]).check(None), Err(Conflict::Proxy));
         assert_eq!(egress(&[], &["80=a.example:1"]).check(Some(80)), Err(Conflict::Server(80)));
         assert_eq!(egress(&["a.example:1"], &["80=a.example:1"]).check(Some(81)), Ok(()));
+        assert_eq!(egress(&["a.example:1"], &[]).check(Some(PROXY_PORT)), Err(Conflict::Proxy));
+        // Without a list there is no proxy.
+        assert_eq!(egress(&[], &["80=a.example:1"]).check(Some(PROXY_PORT)), Ok(()));
     }
 }

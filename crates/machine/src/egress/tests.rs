@@ -76,7 +76,7 @@ impl Machine {
         let allow = allow.iter().map(|text| text.parse().unwrap()).collect();
         let egress = Egress { allow, forward: vec!["7=127.0.0.1:9".parse().unwrap()] };
         let logs = tempfile::tempdir().unwrap();
-        let (gate, notes) = Gate::with(egress, None, logs.path(), bounds, resolver).unwrap();
+        let (gate, notes) = Gate::with(egress, None, logs.path(), Arc::default(), bounds, resolver).unwrap();
         let (guest, host) = link();
         tokio::spawn(WayOut::Open(Arc::new(gate)).serve(Listener::mux(host.clone())));
         Self { guest: Connector::Mux(guest), logs, notes, _host: host }
@@ -308,6 +308,22 @@ async fn a_connection_is_bounded_in_bytes_and_in_idleness() {
         let ended = ended.await.unwrap();
         assert!(ended["reason"].as_str().unwrap().contains(reason), "{ended}");
     }
+}
+
+#[tokio::test]
+async fn a_program_that_has_gone_leaves_its_place_to_others_soon() {
+    let server = Server::at("127.0.0.1:0");
+    let target = format!("127.0.0.1:{}", server.port());
+    let bounds = Bounds { streams: 1, idle_after_end: Duration::from_millis(200), ..Bounds::default() };
+    let machine = Machine::bounded(&[&target], resolver(&[]), bounds);
+    let connect = format!("CONNECT {target}");
+    // A server that is silent keeps its connection, and this one is of nobody any more.
+    let (mut stream, answer) = machine.ask(&connect).await;
+    assert_eq!(answer, "OK");
+    stream.shutdown().await.unwrap();
+    rest(&mut stream).await;
+    let (_, answer) = machine.ask(&connect).await;
+    assert_eq!(answer, "OK");
 }
 
 #[tokio::test]

@@ -33,9 +33,19 @@ pub(super) async fn serve(client: UnixStream, shared: &Rc<Shared>) {
             // more still waits for its answer.
             () = client.hung_up() => return,
         };
-        if client.send(&answer).await.is_err() {
+        if client.send(&clean(answer, shared)).await.is_err() {
             return;
         }
+    }
+}
+
+/// A failure in words may quote what the server printed.
+fn clean(answer: Answer, shared: &Shared) -> Answer {
+    match answer {
+        Answer::Failed { kind, message, exit } => {
+            Answer::Failed { kind, message: shared.clean(&message), exit }
+        }
+        answer => answer,
     }
 }
 

@@ -4,6 +4,7 @@ use crate::{
     backend::BackendError,
     control::ControlError,
     disks::DiskError,
+    egress::{GateError, SwapError},
     home::HomeError,
     leash::{Built, Culprit},
     log,
@@ -83,6 +84,9 @@ pub(crate) enum Ending {
     /// The server did not speak MCP when it was asked to.
     #[error("server did not answer: {}", chain(.0))]
     Server(OpenError),
+    /// Its way out cannot be opened.
+    #[error("{}", chain(.0))]
+    Gate(GateError),
     /// What it is to be given beside its root cannot be had.
     #[error("{}", chain(.0))]
     Disk(DiskError),
@@ -163,7 +167,7 @@ impl Ending {
             | Self::Server(_)
             | Self::ConversationEnded(_)
             | Self::Deaf { .. } => Culprit::Server,
-            Self::Disk(_) | Self::Home(_) | Self::Unrecorded(_) => Culprit::Host,
+            Self::Disk(_) | Self::Gate(_) | Self::Home(_) | Self::Unrecorded(_) => Culprit::Host,
             _ => Culprit::Other,
         }
     }
@@ -201,6 +205,9 @@ impl Ending {
         Some(
             match self {
                 Self::Disk(error) => return error.hint().map(str::to_owned),
+                Self::Gate(GateError::Swap(SwapError::NoRoots)) => {
+                    "install ca-certificates, or name a file with certificates: SSL_CERT_FILE"
+                }
                 Self::Backend {
                     error: BackendError::Missing { remedy, .. } | BackendError::TooOld { remedy, .. },
                     ..
@@ -239,6 +246,12 @@ impl From<TemplateError> for Ending {
 impl From<DiskError> for Ending {
     fn from(error: DiskError) -> Self {
         Self::Disk(error)
+    }
+}
+
+impl From<GateError> for Ending {
+    fn from(error: GateError) -> Self {
+        Self::Gate(error)
     }
 }
 

@@ -3,11 +3,15 @@
 
 use super::{ending::Ending, shared::Shared};
 use crate::{
-    control::Control,
+    control::{Control, ControlError},
     spec::{Restart, Spec},
 };
+use casemate_link::ConnectError;
 use casemate_mcp::client::RequestError;
-use casemate_proto::control::{Pong, Request};
+use casemate_proto::{
+    control::{Pong, Request},
+    mux::ResetCode,
+};
 use std::{rc::Rc, time::Duration};
 use tokio::time::{sleep, timeout};
 
@@ -18,7 +22,7 @@ enum Sign {
     Well,
     /// There was none from this one.
     None(&'static str),
-    /// The machine was suspended, paused or ended meanwhile: nothing can be told.
+    /// The machine was suspended, paused or ended meanwhile, or its link is full: nothing can be told.
     Unknown,
 }
 
@@ -72,8 +76,11 @@ async fn ask(shared: &Rc<Shared>, patience: Duration) -> Sign {
         let now = shared.link.borrow();
         !shared.paused.get() && now.as_ref().is_some_and(|now| now.epoch == link.epoch)
     };
-    if !matches!(agent, Ok(Ok(_))) {
-        return if still_the_same() { Sign::None(AGENT) } else { Sign::Unknown };
+    match agent {
+        Ok(Ok(_)) => {}
+        // What cannot be asked is not silent.
+        Ok(Err(ControlError::Connect(error))) if is_full(&error) => return Sign::Unknown,
+        _ => return if still_the_same() { Sign::None(AGENT) } else { Sign::Unknown },
     }
     let Some(conversation) = shared.conversation.borrow().clone() else { return Sign::Well };
     // Not to be suspended with a ping on its way.
@@ -86,6 +93,11 @@ async fn ask(shared: &Rc<Shared>, patience: Duration) -> Sign {
         Err(_) => Sign::Unknown,
         Ok(()) => Sign::Well,
     }
+}
+
+/// Whether a link has no room for another stream.
+pub(super) fn is_full(error: &ConnectError) -> bool {
+    matches!(error, ConnectError::TooMany | ConnectError::Refused { code: ResetCode::Busy, .. })
 }
 
 #[cfg(test)]
@@ -108,6 +120,7 @@ mod tests {
 
     /// Longer than a busy host takes for a sign of life.
     const INTERVAL_MS: u64 = 1000;
+    const PATIENCE: Duration = Duration::from_secs(10);
 
     fn played() -> Played {
         let mut played = Played::new();
@@ -136,6 +149,18 @@ mod tests {
 
     async fn is_silent(control: &UnixListener) {
         drop(asked(control).await);
+    }
+
+    #[test]
+    fn a_link_without_room_is_no_silent_agent() {
+        within_a_minute(async {
+            let played = played();
+            let full = played.fill_link().await;
+            assert_eq!(ask(&played.shared, PATIENCE).await, Sign::Unknown);
+            drop(full);
+            played.refuse_streams();
+            assert_eq!(ask(&played.shared, PATIENCE).await, Sign::Unknown);
+        });
     }
 
     /// It is asked when another life has begun.

@@ -10,6 +10,7 @@
 
 use super::{
     ending::{Ending, chain},
+    health::is_full,
     shared::{EXIT_NEWS, Link, Shared, Talk},
 };
 use crate::{
@@ -24,7 +25,13 @@ use casemate_proto::{
     limits::{CONTROL_TIMEOUT, STOP_GRACE},
     port,
 };
-use std::{cell::RefCell, io, path::Path, rc::Rc, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    io,
+    path::Path,
+    rc::Rc,
+    time::Duration,
+};
 use tokio::{
     io::{DuplexStream, duplex},
     task::JoinHandle,
@@ -61,6 +68,8 @@ pub(super) struct Http {
     endpoint: Endpoint,
     /// Leads the conversation that there is, or that was last.
     leading: RefCell<Option<JoinHandle<()>>>,
+    /// The process has had a client.
+    served: Cell<bool>,
 }
 
 impl Http {
@@ -69,7 +78,14 @@ impl Http {
         let Some(workload) = workload else { return Ok(None) };
         let Transport::Http { port } = workload.transport else { return Ok(None) };
         let path = workload.http_path.as_deref().unwrap_or(DEFAULT_PATH);
-        Ok(Some(Self { endpoint: Endpoint::new(port, path)?, leading: RefCell::default() }))
+        Ok(Some(Self::at(Endpoint::new(port, path)?)))
+    }
+}
+
+impl Http {
+    /// A server that nobody has spoken with.
+    fn at(endpoint: Endpoint) -> Self {
+        Self { endpoint, leading: RefCell::default(), served: Cell::new(false) }
     }
 }
 
@@ -98,6 +114,9 @@ pub(super) async fn talk(shared: &Rc<Shared>) -> Result<Talk, ControlError> {
         previous.abort();
         // Cancelled, which was the purpose.
         let _ = previous.await;
+    }
+    // It stays so where no other process begins: the next client is not to get this one either.
+    if http.served.replace(true) {
         start_anew(shared).await?;
     }
     let (near, far) = duplex(PIPE_BYTES);
@@ -127,29 +146,33 @@ async fn lead(shared: Rc<Shared>, endpoint: Endpoint, far: DuplexStream) {
         shared.broken.send_replace(Some(reason));
     }
     if shared.recorder.get().conversation == Some(Conversation::Client) {
-        end_server(&shared).await;
+        // A machine that is ending ends its server itself; otherwise the next client tries again.
+        let _ = end_server(&shared).await;
     }
 }
 
-/// Ends the server, as the end of its input ends one that has one.
-async fn end_server(shared: &Shared) {
+/// Ends the server, as the end of its input ends one that has one. An error says that it may run on.
+async fn end_server(shared: &Shared) -> Result<(), ControlError> {
     let mut exits = shared.server_exit.subscribe();
     for signal in SIGNALS {
         if exits.borrow_and_update().is_some() {
-            return;
+            return Ok(());
         }
         let told =
             shared.ask::<serde_json::Value>("signal", Request::Signal { signal }, CONTROL_TIMEOUT).await;
-        // A machine that is ending ends its server itself.
-        if told.is_err() || timeout(STOP_GRACE, exits.wait_for(Option::is_some)).await.is_ok() {
-            return;
+        // One that has just ended cannot be told, and the news of its end are on their way.
+        let patience = if told.is_ok() { STOP_GRACE } else { EXIT_NEWS };
+        if timeout(patience, exits.wait_for(Option::is_some)).await.is_ok() {
+            return Ok(());
         }
+        told?;
     }
+    Err(ControlError::Unended)
 }
 
 /// Gives the next client a server of its own.
 async fn start_anew(shared: &Shared) -> Result<(), ControlError> {
-    end_server(shared).await;
+    end_server(shared).await?;
     let _: Started = shared.ask("start", Request::Start, CONTROL_TIMEOUT).await?;
     let mut exits = shared.server_exit.subscribe();
     // What is told of the one before is not to be taken for the end of this one.
@@ -186,7 +209,7 @@ impl Reach for Inside {
                 Ok(stream) => return Ok(stream),
                 Err(ConnectError::TimedOut { .. } | ConnectError::Resynced { .. })
                     if Instant::now() < until => {}
-                Err(error @ ConnectError::TooMany) => {
+                Err(error) if is_full(&error) => {
                     return Err(io::Error::new(io::ErrorKind::ResourceBusy, chain(&error)));
                 }
                 Err(ConnectError::Refused { reason, .. }) => return Err(io::Error::other(reason)),

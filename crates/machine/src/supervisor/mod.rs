@@ -29,12 +29,14 @@ mod sleep;
 pub(crate) use ending::chain;
 
 use crate::{
+    disks::Disks,
     home::Home,
     jsonl::Jsonl,
     leash::{Order, Report},
     log::CappedLog,
     record::{Start, State},
     registry,
+    secret::Kept,
     spec::{Origin, Restart, Spec},
     supervise::MESSAGE_BYTES,
     sys,
@@ -88,9 +90,7 @@ fn supervise(leash: &str, lock: &str) -> io::Result<()> {
     // No core dump of a process that sees every message, and no tracing by others of the same user.
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?;
 
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let local = tokio::task::LocalSet::new();
-    local.block_on(&runtime, async {
+    in_one_thread(async {
         let leash = StdStream::from(leash);
         leash.set_nonblocking(true)?;
         let leash = Jsonl::new(UnixStream::from_std(leash)?, MESSAGE_BYTES);
@@ -98,20 +98,33 @@ fn supervise(leash: &str, lock: &str) -> io::Result<()> {
     })
 }
 
+/// Runs all that a supervisor does. A lookup that hangs in the system's resolver is left behind: to wait for it
+/// would keep this process, and with it the machine's lock.
+fn in_one_thread<T>(work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let local = tokio::task::LocalSet::new();
+    let done = local.block_on(&runtime, work);
+    drop(local);
+    runtime.shutdown_background();
+    done
+}
+
 async fn run(mut leash: Jsonl) -> io::Result<()> {
     let order: Option<Order> = leash.receive().await.map_err(io::Error::other)?;
     // The command was killed before it said what to make.
-    let Some(Order { home, spec, record }) = order else { return Ok(()) };
+    let Some(Order { home, spec, record, secrets }) = order else { return Ok(()) };
     let home = Home::open(&home).map_err(io::Error::other)?;
     let dir = home.machine(&record.id);
     let mut log = CappedLog::open(&dir.join("logs/supervisor.log"))?;
-    let recorder = Rc::new(Recorder::new(home, record));
+    let recorder = Rc::new(Recorder::new(home, record, Kept::new(secrets)?));
     recorder.update(|record| record.supervisor_pid = Some(std::process::id()));
     let mut owner = Owner::new(leash)?;
 
     let memory_mb = spec.resources.memory_mb;
     let ending = live(spec, &recorder, &mut owner, &mut log).await;
-    let (state, reason, hint) = (ending.state(), ending.to_string(), ending.hint(memory_mb));
+    let clean = |text: String| recorder.kept.redactor.text(&text);
+    let (state, reason) = (ending.state(), clean(ending.to_string()));
+    let hint = ending.hint(memory_mb).map(clean);
     let (culprit, built) = (ending.culprit(), ending.built());
     log.write(format!("{} {} {reason}\n", Timestamp::now(), state.as_str()).as_bytes());
     recorder.update(|record| {
@@ -137,10 +150,15 @@ const PROVEN: Duration = Duration::from_secs(300);
 
 /// Makes the machine, and makes it again where it fails and is to be restarted.
 async fn live(mut spec: Spec, recorder: &Rc<Recorder>, owner: &mut Owner, log: &mut CappedLog) -> Ending {
+    // Also while nothing runs: what is taken for the machine is nobody else's until it is over.
+    let disks = match Disks::open(&recorder.home, &spec, &recorder.get()) {
+        Ok(disks) => Rc::new(disks),
+        Err(error) => return error.into(),
+    };
     let mut in_a_row = 0;
     loop {
         let begun = Instant::now();
-        let ending = phases::run(&spec, recorder, owner).await;
+        let ending = phases::run(&spec, &disks, recorder, owner).await;
         let record = recorder.get();
         // Nobody would learn why one that was never ready does not become so.
         let was_ready = record.start_ms.is_some();
@@ -154,6 +172,7 @@ async fn live(mut spec: Spec, recorder: &Rc<Recorder>, owner: &mut Owner, log: &
         }
         let pause = FIRST_PAUSE * 2u32.saturating_pow(in_a_row - 1);
         let reason = format!("started anew in {} s: {ending}", pause.as_secs());
+        let reason = recorder.kept.redactor.text(&reason);
         log.write(format!("{} {reason}\n", Timestamp::now()).as_bytes());
         plan_anew(recorder, reason);
         tokio::select! {
@@ -194,7 +213,7 @@ mod tests {
         played::{Played, within_a_minute},
         *,
     };
-    use crate::{record::Record, spec::BackendKind};
+    use crate::{record::Record, secret::Secrets, spec::BackendKind};
 
     /// A machine that is written down as suspended.
     fn suspended() -> Played {
@@ -205,6 +224,20 @@ mod tests {
             record.suspend_bytes = Some(5);
         });
         played
+    }
+
+    #[test]
+    fn a_lookup_that_hangs_does_not_outlive_the_machine() {
+        let (_hold, held) = std::sync::mpsc::channel::<()>();
+        let (ended, seen) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let done = in_one_thread(async {
+                tokio::task::spawn_blocking(move || held.recv());
+                Ok(())
+            });
+            ended.send(done.is_ok())
+        });
+        assert_eq!(seen.recv_timeout(Duration::from_secs(30)), Ok(true));
     }
 
     #[test]
@@ -226,7 +259,7 @@ mod tests {
             let spec = Spec { backend: BackendKind::Docker, ..played.spec.clone() };
             let (leash, command) = UnixStream::pair().unwrap();
             let home = recorder.home.path().to_owned();
-            let order = Order { home, spec, record: recorder.get() };
+            let order = Order { home, spec, record: recorder.get(), secrets: Secrets::default() };
             let mut command = Jsonl::new(command, MESSAGE_BYTES);
             command.send(&order).await.unwrap();
             run(Jsonl::new(leash, MESSAGE_BYTES)).await.unwrap();

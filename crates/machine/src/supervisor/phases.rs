@@ -18,6 +18,7 @@ use crate::{
     leash::Report,
     log::CappedLog,
     record::State,
+    secret::Redacted,
     sock,
     spec::{Conversation, Level, Lifetime, Origin, Spec, Workload},
     supervise,
@@ -26,7 +27,7 @@ use crate::{
 use casemate_link::{ConnectError, Connector};
 use casemate_mcp::client as mcp;
 use casemate_proto::{
-    control::{Adopt, Configure, Event, Request, Root, Started, Transport},
+    control::{Adopt, Configure, Event, Request, Root, Started, Transport, Trust},
     limits::CONTROL_TIMEOUT,
 };
 use jiff::Timestamp;
@@ -57,11 +58,16 @@ const FOLLOW_AFTER: Duration = Duration::from_millis(300);
 const GARBAGE_QUEUE: usize = 64;
 
 /// Makes the machine and stays with it until it is over.
-pub(super) async fn run(spec: &Spec, recorder: &Rc<Recorder>, owner: &mut Owner) -> Ending {
+pub(super) async fn run(
+    spec: &Spec,
+    disks: &Rc<Disks>,
+    recorder: &Rc<Recorder>,
+    owner: &mut Owner,
+) -> Ending {
     let (reports, begun) = (owner.reports(), Instant::now());
     let making = async {
         let deadline = Instant::now() + Duration::from_millis(spec.deadline_ms);
-        let prepared = Planned { spec, recorder, deadline }.prepare()?;
+        let prepared = Planned { spec, disks: Rc::clone(disks), recorder, deadline }.prepare()?;
         reports.send(Report::Phase { state: State::Prepared });
         let booted = prepared.boot().await?;
         reports.send(Report::Phase { state: State::Booted });
@@ -91,6 +97,7 @@ pub(super) async fn run(spec: &Spec, recorder: &Rc<Recorder>, owner: &mut Owner)
 
 struct Planned<'a> {
     spec: &'a Spec,
+    disks: Rc<Disks>,
     recorder: &'a Rc<Recorder>,
     deadline: Instant,
 }
@@ -101,7 +108,6 @@ impl<'a> Planned<'a> {
         let dir = self.recorder.home.machine(&record.id);
         let bound = sock::bind(&dir, supervise::SOCKET);
         let listener = bound.map_err(HomeError::io("listen at", &dir.join(supervise::SOCKET)))?;
-        let disks = Rc::new(Disks::open(&self.recorder.home, self.spec, &record)?);
         let beginning = match &self.spec.origin {
             Origin::Template { key, .. } => {
                 Beginning::Template(Templates::open(&self.recorder.home)?.open_for_machine(key)?)
@@ -109,7 +115,7 @@ impl<'a> Planned<'a> {
             Origin::Cold { .. } | Origin::Builder { .. } => Beginning::Boot,
         };
         self.recorder.update(|record| record.state = State::Prepared);
-        Ok(Prepared { plan: self, dir, listener, disks, beginning })
+        Ok(Prepared { plan: self, dir, listener, beginning })
     }
 }
 
@@ -117,16 +123,15 @@ struct Prepared<'a> {
     plan: Planned<'a>,
     dir: PathBuf,
     listener: UnixListener,
-    disks: Rc<Disks>,
     beginning: Beginning,
 }
 
 impl<'a> Prepared<'a> {
     async fn boot(self) -> Result<Booted<'a>, Ending> {
-        let Planned { spec, recorder, deadline } = self.plan;
+        let Planned { spec, disks, recorder, deadline } = self.plan;
         let (home, record) = (recorder.home.clone(), recorder.get());
-        let (way_out, notes) = way_out(spec, &self.dir.join("logs"))?;
-        let hosting = Hosting { home, dir: self.dir, record, disks: self.disks, way_out };
+        let (way_out, notes) = way_out(spec, recorder, &self.dir.join("logs"))?;
+        let hosting = Hosting { home, dir: self.dir, record, disks, way_out };
         let Woken { instance, link, control } = wake(spec, &hosting, self.beginning, deadline, |pid| {
             recorder.update(|record| record.pid = Some(pid));
         })
@@ -136,6 +141,7 @@ impl<'a> Prepared<'a> {
         let logs = hosting.dir.join("logs");
         let path = logs.join("server.log");
         let server_log = CappedLog::open(&path).map_err(HomeError::io("open", &path))?;
+        let server_log = Redacted::new(server_log, Arc::clone(&recorder.kept.redactor));
         let http = Http::of(spec.workload.as_ref());
         let http = http.map_err(|error| Ending::Deaf { reason: error.to_string(), tail: String::new() })?;
         let (wishes, wished) = mpsc::channel(16);
@@ -165,15 +171,18 @@ impl<'a> Prepared<'a> {
 }
 
 /// What becomes of the streams that the guest opens, and what is to be noted about that.
-fn way_out(spec: &Spec, logs: &Path) -> Result<(WayOut, Option<mpsc::Receiver<String>>), Ending> {
+fn way_out(
+    spec: &Spec,
+    recorder: &Recorder,
+    logs: &Path,
+) -> Result<(WayOut, Option<mpsc::Receiver<String>>), Ending> {
     let Some(workload) = spec.workload.as_ref().filter(|workload| !workload.egress.is_none()) else {
         return Ok((WayOut::None, None));
     };
     if matches!(spec.origin, Origin::Builder { .. }) {
         return Ok((WayOut::Watched(Arc::default()), None));
     }
-    let opened = Gate::open(workload.egress.clone(), own_port(workload), logs);
-    let (gate, notes) = opened.map_err(HomeError::io("open", &logs.join(egress::FILE)))?;
+    let (gate, notes) = Gate::open(workload.egress.clone(), own_port(workload), &recorder.kept, logs)?;
     Ok((WayOut::Open(Arc::new(gate)), Some(notes)))
 }
 
@@ -305,7 +314,9 @@ impl<'a> Booted<'a> {
         let logs = self.hosting.dir.join("logs");
         if let Some(workload) = &self.spec.workload {
             let patience = Duration::from_millis(self.spec.deadline_ms);
-            let starting = start_server(self.spec, workload, &self.shared, &mut self.control, self.deadline);
+            let trust = self.hosting.way_out.trust();
+            let starting =
+                start_server(self.spec, workload, trust, &self.shared, &mut self.control, self.deadline);
             let bounded = timeout_at(self.deadline, starting);
             let started = while_alive(&mut *self.instance, &logs, bounded).await?;
             match started {
@@ -342,6 +353,7 @@ impl<'a> Booted<'a> {
 async fn start_server(
     spec: &Spec,
     workload: &Workload,
+    trust: Option<Trust>,
     shared: &Rc<Shared>,
     control: &mut Control,
     deadline: Instant,
@@ -362,6 +374,12 @@ async fn start_server(
         if ways_out.as_ref().is_some_and(|ways| ways.proxy.is_some()) {
             egress::environment::extend(&mut env);
         }
+        if !is_bare {
+            shared.recorder.kept.extend(&mut env);
+        }
+        if trust.is_some() {
+            egress::environment::extend_trust(&mut env);
+        }
         let configure = Configure {
             hostname: shared.recorder.get().name.to_string(),
             command: if is_bare { vec![NO_PROGRAM.to_owned()] } else { workload.command.clone() },
@@ -379,6 +397,7 @@ async fn start_server(
             entropy: Some(random_hex::<32>()?),
             reseed: workload.reseed.filter(|_| level == Some(Level::Server)),
             egress: ways_out,
+            trust,
         };
         let request = Request::Configure(Box::new(configure));
         let _: serde_json::Value = control.request("configure", request, patience).await?;
@@ -471,9 +490,9 @@ pub(super) async fn follow_server(shared: &Rc<Shared>) -> Result<(), ControlErro
         // The end of the stream, or nonsense on it, ends the following: the VMM's end is seen elsewhere.
         while let Ok(Some(notice)) = watch.next().await {
             match notice {
-                Notice::Stderr(bytes) => shared.server_log.borrow_mut().write(&bytes),
+                Notice::Stderr(bytes) => shared.server_log.borrow_mut().stream(&bytes),
                 Notice::Event(Event::Started(_)) => drop(shared.server_exit.send_replace(None)),
-                Notice::Event(Event::Exited(exit)) => drop(shared.server_exit.send_replace(Some(exit))),
+                Notice::Event(Event::Exited(exit)) => shared.server_ended(exit),
                 Notice::Event(Event::Dropped { bytes }) => {
                     shared.note(&format!("{bytes} bytes of stderr were dropped"));
                 }

@@ -10,12 +10,19 @@ use crate::{
     home::Home,
     log::CappedLog,
     record::Record,
+    secret::{Kept, Redacted, Secrets},
     spec::{BackendKind, Spec},
 };
-use casemate_link::{Connector, port_socket};
+use casemate_link::{
+    Connector, Stream,
+    mux::{self, MuxHandle},
+    port_socket,
+};
 use casemate_proto::{
     control::{Envelope, Reply, VERSION, Welcome},
     ids::Cid,
+    limits::STREAMS,
+    mux::ResetCode,
 };
 use std::{
     cell::{Cell, RefCell},
@@ -25,6 +32,7 @@ use std::{
     path::{Path, PathBuf},
     process::ExitStatus,
     rc::Rc,
+    sync::Arc,
     time::Duration,
 };
 use tokio::{
@@ -83,8 +91,11 @@ impl Played {
         let (wishes, wished) = mpsc::channel(16);
         let shared = Shared {
             link: RefCell::new(Some(link(dir.path(), "one"))),
-            server_log: RefCell::new(CappedLog::open(&dir.path().join("log")).unwrap()),
-            recorder: Rc::new(Recorder::new(home, record)),
+            server_log: RefCell::new(Redacted::new(
+                CappedLog::open(&dir.path().join("log")).unwrap(),
+                Arc::default(),
+            )),
+            recorder: Rc::new(Recorder::new(home, record, Kept::new(Secrets::default()).unwrap())),
             usage: Use::default(),
             may_be_suspended: idle_ms.is_some(),
             paused: Cell::new(false),
@@ -108,6 +119,40 @@ impl Played {
     /// The way to the agent in another life.
     pub(super) fn link(&self, epoch: &str) -> Link {
         link(self.dir.path(), epoch)
+    }
+
+    /// Makes the way to the agent a link that carries as many streams as it can, for as long as they are held.
+    pub(super) async fn fill_link(&self) -> (MuxHandle, Vec<Stream>) {
+        let guest = self.multiplex();
+        let mut streams = Vec::new();
+        let connector = self.shared.link.borrow().clone().unwrap().connector;
+        for _ in 0..STREAMS {
+            let accepted = async { guest.accept().await.unwrap().accept() };
+            let (near, far) = tokio::join!(connector.connect(1), accepted);
+            streams.extend([near.unwrap(), far]);
+        }
+        (guest, streams)
+    }
+
+    /// Makes the way to the agent a link whose other side has no room for a stream.
+    pub(super) fn refuse_streams(&self) {
+        let guest = self.multiplex();
+        tokio::spawn(async move {
+            while let Ok(incoming) = guest.accept().await {
+                incoming.refuse(ResetCode::Busy, "too many streams");
+            }
+        });
+    }
+
+    fn multiplex(&self) -> MuxHandle {
+        let (near, far) = tokio::io::duplex(64 << 10);
+        let (host, driver) = mux::attach_host(near, [1; 16]);
+        tokio::spawn(driver);
+        let (guest, driver) = mux::attach_guest(far);
+        tokio::spawn(driver);
+        let epoch = "one".to_owned();
+        *self.shared.link.borrow_mut() = Some(Link { connector: Connector::Mux(host), epoch });
+        guest
     }
 
     pub(super) fn hosting(&self) -> Hosting {

@@ -113,7 +113,7 @@ async fn serve(ready: &mut Ready<'_>, owner: &mut Owner) -> Ending {
             }
             Ok(()) = breaks.changed() => {
                 if let Some(reason) = breaks.borrow_and_update().clone() {
-                    reports.send(Report::ConversationBroken { reason });
+                    reports.send(Report::ConversationBroken { reason: shared.clean(&reason) });
                 }
             }
             reason = &mut conversation_ended => {

@@ -5,8 +5,8 @@ use crate::{
     backend::{BackendError, Capabilities},
     control::{Control, ControlError},
     home::Home,
-    log::CappedLog,
     record::Record,
+    secret::{Kept, Redacted},
 };
 use casemate_link::Connector;
 use casemate_proto::{
@@ -35,12 +35,14 @@ const GARBAGE_BYTES: usize = 1000;
 #[derive(Debug)]
 pub(super) struct Recorder {
     pub(super) home: Home,
+    /// What the server is given, and what is to be written nowhere.
+    pub(super) kept: Kept,
     record: RefCell<Record>,
 }
 
 impl Recorder {
-    pub(super) fn new(home: Home, record: Record) -> Self {
-        Self { home, record: RefCell::new(record) }
+    pub(super) fn new(home: Home, record: Record, kept: Kept) -> Self {
+        Self { home, kept, record: RefCell::new(record) }
     }
 
     /// A copy of the record.
@@ -51,8 +53,10 @@ impl Recorder {
     /// Changes the record and writes it down. A record that cannot be written (a full disk) does not end
     /// the machine: whoever reads it asks the supervisor, or takes the lock for the truth.
     pub(super) fn update(&self, change: impl FnOnce(&mut Record)) {
-        change(&mut self.record.borrow_mut());
-        let _ = self.record.borrow().save(&self.home);
+        let mut record = self.record.borrow_mut();
+        change(&mut record);
+        record.reason = record.reason.take().map(|reason| self.kept.redactor.text(&reason));
+        let _ = record.save(&self.home);
     }
 }
 
@@ -157,7 +161,7 @@ pub(super) struct Shared {
     /// How the server last ended.
     pub(super) server_exit: watch::Sender<Option<Exit>>,
     /// What the server prints, and what is to be said of it.
-    pub(super) server_log: RefCell<CappedLog>,
+    pub(super) server_log: RefCell<Redacted>,
     /// Lines on a client's conversation that were no JSON objects.
     pub(super) garbage_lines: Cell<u64>,
 }
@@ -210,7 +214,19 @@ impl Shared {
 
     /// Writes a line of casemate's own to the server's log.
     pub(super) fn note(&self, line: &str) {
-        self.server_log.borrow_mut().write(format!("[casemate] {line}\n").as_bytes());
+        self.server_log.borrow_mut().line(&format!("[casemate] {line}"));
+    }
+
+    /// The agent tells how the server ended.
+    pub(super) fn server_ended(&self, mut exit: Exit) {
+        self.server_log.borrow_mut().flush();
+        exit.stderr_tail = self.clean(&exit.stderr_tail);
+        self.server_exit.send_replace(Some(exit));
+    }
+
+    /// A text without secrets.
+    pub(super) fn clean(&self, text: &str) -> String {
+        self.recorder.kept.redactor.text(text)
     }
 
     /// Asks the agent something on a stream of its own.

@@ -35,6 +35,11 @@ pub async fn obtain(home: &Home, spec: &Spec, mut progress: impl FnMut(Step)) ->
             reason = Some(KeyError::Volume.to_string());
             &[Level::Agent][..]
         }
+        // Of what it was given, a server that runs keeps copies wherever it likes.
+        Some(_) if spec.workload.as_ref().is_some_and(|workload| !workload.secrets.is_empty()) => {
+            reason = Some("a server that is given secrets starts in each machine".to_owned());
+            &[Level::Agent][..]
+        }
         // Whether one that listens rests cannot be told by what it has read.
         Some(_) if spec.workload.as_ref().is_some_and(|workload| workload.transport != Transport::Stdio) => {
             reason = Some("a server that is reached by HTTP starts in each machine".to_owned());

@@ -22,7 +22,7 @@ pub(super) fn file_system(name: &Name, path: &Path, bytes: u64) -> Result<(), Vo
         ["/usr/sbin/mke2fs", "/sbin/mke2fs"].into_iter().find(|program| Path::new(program).exists());
     let program = program.ok_or(VolumeError::NoMaker)?;
     let file = File::options().write(true).create(true).truncate(true).mode(0o600).open(path);
-    file.and_then(|file| file.set_len(bytes)).map_err(failed("make", name))?;
+    let file = file.and_then(|file| file.set_len(bytes).map(|()| file)).map_err(failed("make", name))?;
     let output = Command::new(program)
         .args(["-q", "-F", "-t", "ext4", "-b", "4096", "-m", "0", "-O", FEATURES])
         // A file of holes is zero already.
@@ -33,7 +33,7 @@ pub(super) fn file_system(name: &Name, path: &Path, bytes: u64) -> Result<(), Vo
         .output()
         .map_err(failed("make", name))?;
     if output.status.success() {
-        return Ok(());
+        return file.sync_all().map_err(failed("make", name));
     }
     let said = String::from_utf8_lossy(&output.stderr);
     let said: String = said.trim().chars().take(SAID_BYTES).collect();

@@ -1,5 +1,10 @@
 use super::*;
-use std::{collections::BTreeMap, io::Read, os::unix::fs::PermissionsExt, process::Command};
+use std::{
+    os::unix::fs::{PermissionsExt, symlink},
+    process::Command,
+};
+
+mod export;
 
 const SMALL: Option<u64> = Some(16 << 20);
 
@@ -17,23 +22,6 @@ impl Scene {
         let dir = tempfile::tempdir().unwrap();
         let home = Home::open(&dir.path().join("home")).unwrap();
         Self { _dir: dir, volumes: Volumes::open(&home).unwrap() }
-    }
-
-    /// Puts what is in a folder into a volume, as if a machine had written it.
-    fn fill(&self, volume: &str, folder: &Path) {
-        let image = self.volumes.get(&name(volume)).unwrap().path;
-        let made = Command::new("/usr/sbin/mke2fs")
-            .args(["-q", "-F", "-t", "ext4", "-O", "^has_journal", "-d"])
-            .args([folder, &image])
-            .status()
-            .unwrap();
-        assert!(made.success());
-        drop(self.volumes.take(&name(volume), &name("m")).unwrap());
-    }
-
-    fn export(&self, volume: &str) -> (Result<Exported, ExportError>, Vec<u8>) {
-        let mut archive = Vec::new();
-        (self.volumes.export(&name(volume), &mut archive), archive)
     }
 }
 
@@ -78,7 +66,10 @@ fn a_volume_has_one_user_at_a_time() {
     assert_eq!(second.to_string(), "volume v is used by machine first");
     assert_eq!(scene.volumes.get(&name("v")).unwrap().used_by.as_deref(), Some("machine first"));
     assert!(matches!(scene.volumes.remove(&name("v")), Err(VolumeError::Used { .. })));
-    assert!(matches!(scene.export("v").0, Err(ExportError::Volume(VolumeError::Used { .. }))));
+    assert!(matches!(
+        scene.volumes.export(&name("v"), io::sink()),
+        Err(ExportError::Volume(VolumeError::Used { .. }))
+    ));
     // As long as one who got the file from the first still has it.
     let inherited = held.try_clone().unwrap();
     drop(held);
@@ -117,65 +108,6 @@ fn a_volume_that_was_cut_short_is_not_used() {
 }
 
 #[test]
-fn an_archive_holds_files_folders_and_links_and_leaves_out_the_rest() {
-    let scene = Scene::new();
-    let folder = tempfile::tempdir().unwrap();
-    fs::create_dir_all(folder.path().join("d/deep")).unwrap();
-    fs::write(folder.path().join("d/deep/file"), "content").unwrap();
-    fs::write(folder.path().join("large"), vec![7; 3 << 20]).unwrap();
-    std::os::unix::fs::symlink("/etc/passwd", folder.path().join("out")).unwrap();
-    assert!(Command::new("mkfifo").arg(folder.path().join("pipe")).status().unwrap().success());
-    scene.volumes.ensure(&name("v"), SMALL).unwrap();
-    scene.fill("v", folder.path());
-
-    let (exported, archive) = scene.export("v");
-    let exported = exported.unwrap();
-    assert_eq!((exported.bytes, exported.left_out), ((3 << 20) + 7, 1));
-    let mut found = BTreeMap::new();
-    for entry in tar::Archive::new(&archive[..]).entries().unwrap() {
-        let mut entry = entry.unwrap();
-        let path = entry.path().unwrap().into_owned();
-        let mut content = Vec::new();
-        entry.read_to_end(&mut content).unwrap();
-        let link = entry.link_name().unwrap().map(|link| link.into_owned());
-        found.insert(path, (content, link));
-    }
-    assert_eq!(found[Path::new("d/deep/file")].0, b"content");
-    assert!(found[Path::new("large")].0 == vec![7; 3 << 20]);
-    assert_eq!(found[Path::new("out")].1.as_deref(), Some(Path::new("/etc/passwd")));
-    assert!(!found.contains_key(Path::new("pipe")));
-}
-
-#[test]
-fn a_volume_that_no_machine_had_is_an_empty_archive() {
-    let scene = Scene::new();
-    scene.volumes.ensure(&name("v"), SMALL).unwrap();
-    let (exported, archive) = scene.export("v");
-    assert_eq!(exported.unwrap(), Exported::default());
-    assert_eq!(tar::Archive::new(&archive[..]).entries().unwrap().count(), 0);
-}
-
-#[test]
-fn a_file_that_claims_more_than_the_volume_has_is_refused() {
-    let scene = Scene::new();
-    let folder = tempfile::tempdir().unwrap();
-    File::create(folder.path().join("holes")).unwrap().set_len(1 << 40).unwrap();
-    scene.volumes.ensure(&name("v"), SMALL).unwrap();
-    scene.fill("v", folder.path());
-    let error = scene.export("v").0.unwrap_err();
-    assert!(matches!(&error, ExportError::Excessive { what, .. } if what.contains("holes")), "{error}");
-}
-
-#[test]
-fn nonsense_in_a_volume_is_an_error() {
-    let scene = Scene::new();
-    let made = scene.volumes.ensure(&name("v"), SMALL).unwrap();
-    drop(scene.volumes.take(&name("v"), &name("m")).unwrap());
-    fs::write(&made.path, vec![0xa5; 16 << 20]).unwrap();
-    assert!(matches!(scene.export("v").0, Err(ExportError::Read { .. })));
-}
-
-#[test]
 fn one_who_looks_whether_a_volume_is_free_is_in_nobodys_way() {
     let scene = Scene::new();
     scene.volumes.ensure(&name("v"), SMALL).unwrap();
@@ -188,4 +120,45 @@ fn one_who_looks_whether_a_volume_is_free_is_in_nobodys_way() {
     let _reader = scene.volumes.open_image(&name("v"), Access::Shared).unwrap();
     let refused = scene.volumes.take(&name("v"), &name("m")).unwrap_err();
     assert_eq!(refused.to_string(), "volume v is used by a command that reads it");
+}
+
+#[test]
+fn a_volume_is_used_listed_exported_and_removed_though_its_record_is_lost() {
+    let scene = Scene::new();
+    let made = scene.volumes.ensure(&name("v"), SMALL).unwrap();
+    drop(scene.volumes.take(&name("v"), &name("m")).unwrap());
+    let manifest = scene.volumes.dir(&name("v")).join(MANIFEST);
+    // As a host leaves it that went down at the wrong moment.
+    for content in [Some("".to_owned()), Some("\0".repeat(70)), Some("{".to_owned()), None] {
+        match &content {
+            Some(content) => fs::write(&manifest, content).unwrap(),
+            None => fs::remove_file(&manifest).unwrap(),
+        }
+        let found = scene.volumes.ensure(&name("v"), SMALL).unwrap();
+        assert_eq!((found.size_bytes, &found.path), (made.size_bytes, &made.path), "{content:?}");
+        let age = made.created_at.duration_since(found.created_at).unsigned_abs();
+        assert!(age < Duration::from_secs(60), "{content:?}: {found:?}");
+        assert_eq!(scene.volumes.list().unwrap(), [found]);
+        drop(scene.volumes.take(&name("v"), &name("m")).unwrap());
+        assert!(scene.volumes.export(&name("v"), io::sink()).is_ok(), "{content:?}");
+    }
+    // An image that cannot be one is none.
+    File::options().write(true).open(&made.path).unwrap().set_len(0).unwrap();
+    assert!(matches!(scene.volumes.get(&name("v")), Err(VolumeError::Damaged { .. })));
+    scene.volumes.remove(&name("v")).unwrap();
+    assert_eq!(scene.volumes.list().unwrap(), []);
+}
+
+#[test]
+fn a_volume_is_removed_without_its_file_and_not_if_its_user_cannot_be_told() {
+    let scene = Scene::new();
+    let made = scene.volumes.ensure(&name("v"), SMALL).unwrap();
+    let elsewhere = scene.volumes.folder().join("lock");
+    fs::remove_file(&made.path).unwrap();
+    symlink(elsewhere, &made.path).unwrap();
+    assert!(matches!(scene.volumes.remove(&name("v")), Err(VolumeError::Io { action: "open", .. })));
+    assert!(scene.volumes.dir(&name("v")).is_dir());
+    fs::remove_file(&made.path).unwrap();
+    scene.volumes.remove(&name("v")).unwrap();
+    assert!(!scene.volumes.dir(&name("v")).exists());
 }

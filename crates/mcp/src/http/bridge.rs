@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::timeout;
 
-use super::exchange::{Lost, Talk};
+use super::exchange::{Lost, Said, Talk};
 use super::headers::Agreed;
 use super::listen::listen;
 use super::{Endpoint, Reach};
@@ -20,7 +20,7 @@ use crate::framing::{self, Incoming, MessageReader, ReadError};
 use crate::multiplex::Refused;
 use crate::object;
 
-/// How many messages wait for the client to read them.
+/// How many messages wait for the client to read them; of long ones, fewer ([`Rooms`](super::room::Rooms)).
 const WAITING: usize = 16;
 
 /// The most requests of the client that are open at once.
@@ -74,9 +74,9 @@ pub async fn bridge<R: Reach, C: AsyncRead + AsyncWrite>(reach: R, endpoint: End
 }
 
 /// Writes until nobody says any more, or the client does not read.
-async fn write<C: AsyncWrite>(mut to_client: WriteHalf<C>, mut said: mpsc::Receiver<String>) {
+async fn write<C: AsyncWrite>(mut to_client: WriteHalf<C>, mut said: mpsc::Receiver<Said>) {
     while let Some(message) = said.recv().await {
-        if framing::write_message(&mut to_client, &message).await.is_err() {
+        if framing::write_message(&mut to_client, &message.line).await.is_err() {
             return;
         }
     }

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::io;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Full};
@@ -11,6 +12,7 @@ use hyper::client::conn::http1;
 use hyper::header::{ACCEPT, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
@@ -29,6 +31,9 @@ const REUSE: Duration = Duration::from_secs(2);
 /// How long an answer may take to come to its end once all that matters was read.
 const REST: Duration = Duration::from_secs(1);
 
+/// How many answers are waited for in this way; the connections of others are closed at once.
+pub(super) const RESTING: usize = 2;
+
 const JSON: &str = "application/json";
 const STREAM: &str = "text/event-stream";
 const EITHER: HeaderValue = HeaderValue::from_static("application/json, text/event-stream");
@@ -40,6 +45,7 @@ pub(super) struct Connections<R> {
     endpoint: Endpoint,
     host: HeaderValue,
     kept: RefCell<Option<(Connection, Instant)>>,
+    resting: Arc<Semaphore>,
 }
 
 /// A connection; dropping it closes it.
@@ -99,7 +105,7 @@ impl<R: Reach> Connections<R> {
         // Digits and dots: it is a value.
         let host = HeaderValue::try_from(format!("127.0.0.1:{}", endpoint.port))
             .unwrap_or_else(|_| HeaderValue::from_static("127.0.0.1"));
-        Self { reach, endpoint, host, kept: RefCell::default() }
+        Self { reach, endpoint, host, kept: RefCell::default(), resting: Arc::new(Semaphore::new(RESTING)) }
     }
 
     /// Sends a message; the answer's head has come when this returns.
@@ -180,12 +186,14 @@ impl<R: Reach> Connections<R> {
 
     /// Reads an answer to its end, if that comes soon, and keeps its connection.
     pub fn finish(self: &Rc<Self>, mut reply: Reply) {
+        let Ok(place) = self.resting.clone().try_acquire_owned() else { return };
         let connections = self.clone();
         tokio::task::spawn_local(async move {
             let read = async { while let Some(Ok(_)) = reply.chunk().await {} };
             if timeout(REST, read).await.is_ok() {
                 *connections.kept.borrow_mut() = Some((reply.connection, Instant::now()));
             }
+            drop(place);
         });
     }
 }

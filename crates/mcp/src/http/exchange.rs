@@ -8,25 +8,25 @@ use std::time::Duration;
 use casemate_proto::limits::MCP_MESSAGE_BYTES;
 use hyper::StatusCode;
 use hyper::header::HeaderValue;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
 use super::answer::{self, Belongs};
 use super::connections::{BodyError, Connections, Kind, Reply, SendError};
 use super::headers::{Agreed, Fields, Heading, SESSION, value};
 use super::params::Mirrors;
+use super::room::{Room, Rooms, SMALL_BYTES};
 use super::sse::{Decoder, Event};
 use super::{Endpoint, Purpose, Reach, schemas};
 use crate::compose;
 use crate::envelope::{Envelope, Id, Message};
 use crate::object;
 
-/// How many requests are on their way at once, each on a connection of its own; others wait. A link carries
-/// more streams than these, for what else is to be asked.
-const CONCURRENT: usize = 40;
-
 /// How long a server may take to accept a notification or a response: the next message waits for it.
 const ACCEPT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long to wait for a link that is full, before it is tried again.
+const FULL_PAUSE: Duration = Duration::from_millis(100);
 
 /// What is read of the body of an answer that should have none.
 const REFUSAL_BYTES: usize = 64 << 10;
@@ -71,8 +71,16 @@ pub(super) struct Talk<R> {
     pub connections: Rc<Connections<R>>,
     pub agreed: RefCell<Agreed>,
     mirrors: RefCell<Mirrors>,
-    to_client: mpsc::Sender<String>,
-    room: Semaphore,
+    to_client: mpsc::Sender<Said>,
+    pub rooms: Rooms,
+}
+
+/// What the client is told.
+#[derive(Debug)]
+pub(super) struct Said {
+    pub line: String,
+    /// Held until it was written.
+    _room: Room,
 }
 
 /// A request that waits for its answer.
@@ -94,7 +102,7 @@ impl Asked {
     }
 
     /// Whether its stream is to stay open.
-    fn is_subscription(&self) -> bool {
+    pub fn is_subscription(&self) -> bool {
         self.modern && self.method == "subscriptions/listen"
     }
 }
@@ -139,7 +147,7 @@ pub(super) enum Followed {
 }
 
 impl<R: Reach> Talk<R> {
-    pub fn new(reach: R, endpoint: Endpoint, to_client: mpsc::Sender<String>) -> Self {
+    pub fn new(reach: R, endpoint: Endpoint, to_client: mpsc::Sender<Said>) -> Self {
         let reach = Rc::new(reach);
         Self {
             connections: Rc::new(Connections::new(reach.clone(), endpoint)),
@@ -147,7 +155,7 @@ impl<R: Reach> Talk<R> {
             agreed: RefCell::default(),
             mirrors: RefCell::default(),
             to_client,
-            room: Semaphore::new(CONCURRENT),
+            rooms: Rooms::default(),
         }
     }
 
@@ -163,7 +171,12 @@ impl<R: Reach> Talk<R> {
 
     /// Says something to the client; one that does not read any more is noticed elsewhere.
     pub async fn say(&self, line: String) {
-        let _ = self.to_client.send(line).await;
+        self.say_in(line, None).await;
+    }
+
+    /// Says something that may be long.
+    async fn say_in(&self, line: String, room: Room) {
+        let _ = self.to_client.send(Said { line, _room: room }).await;
     }
 
     /// Has a request answered; whatever happens, the client gets an answer or the conversation is over. May
@@ -171,23 +184,27 @@ impl<R: Reach> Talk<R> {
     pub async fn ask(&self, message: &Message, heading: Heading) -> Result<(), Lost> {
         let Some(asked) = Asked::of(message, heading.modern) else { return Ok(()) };
         let _busy = self.reach.busy();
-        // The semaphore is never closed.
-        let _room = self.room.acquire().await;
-        let Some(mut answer) = self.ask_once(message, &asked, heading.fields.clone()).await? else {
+        let Ok(_place) = self.rooms.enter(&asked).await else {
+            self.say(answer::none(&asked, "too many subscriptions are open")).await;
             return Ok(());
         };
-        // Refused and not executed, for want of headers that only the tools' schemas name.
-        if asked.modern && answer::is_header_mismatch(&answer) {
+        let Some((mut answer, mut room)) = self.ask_once(message, &asked, heading.fields.clone()).await?
+        else {
+            return Ok(());
+        };
+        // Refused and not executed, for want of headers that only the tools' schemas name. What is so long says
+        // something else, and has the room that the schemas may need.
+        if asked.modern && room.is_none() && answer::is_header_mismatch(&answer) {
             schemas::learn(self, message).await;
             let again = self.heading(message);
             if again != heading {
                 match self.ask_once(message, &asked, again.fields).await? {
-                    Some(second) => answer = second,
+                    Some(second) => (answer, room) = second,
                     None => return Ok(()),
                 }
             }
         }
-        self.pass(&asked, answer).await;
+        self.pass(&asked, answer, room).await;
         Ok(())
     }
 
@@ -198,7 +215,7 @@ impl<R: Reach> Talk<R> {
         message: &Message,
         asked: &Asked,
         fields: Fields,
-    ) -> Result<Option<Message>, Lost> {
+    ) -> Result<Option<(Message, Room)>, Lost> {
         let had_session = self.agreed.borrow().session.is_some() && !asked.modern;
         let mut reply = match self.connections.post(message.text(), fields).await {
             Ok(reply) => reply,
@@ -211,7 +228,8 @@ impl<R: Reach> Talk<R> {
         if reply.kind() == Kind::Stream {
             return self.streamed(reply, asked).await.map(|()| None);
         }
-        let body = match reply.whole(MCP_MESSAGE_BYTES).await {
+        let mut room = None;
+        let body = match self.whole(&mut reply, &mut room).await {
             Ok(body) => body,
             Err(BodyError::TooLong { limit }) => return Err(Lost::TooLong { from: "server", limit }),
             Err(BodyError::Broken(error)) => {
@@ -220,11 +238,26 @@ impl<R: Reach> Talk<R> {
         };
         self.connections.finish(reply);
         match answer::whole(status, body, asked) {
-            Ok(answer) => return Ok(Some(answer)),
+            Ok(answer) => return Ok(Some((answer, room))),
             Err(_) if status == StatusCode::NOT_FOUND && had_session => return Err(Lost::SessionEnded),
-            Err(instead) => self.say(instead).await,
+            Err(instead) => self.say_in(instead, room).await,
         }
         Ok(None)
+    }
+
+    /// Reads a message that is all of a body. May be cancelled.
+    pub async fn whole(&self, reply: &mut Reply, room: &mut Room) -> Result<Vec<u8>, BodyError> {
+        let mut body = Vec::new();
+        while let Some(chunk) = reply.chunk().await {
+            let chunk = chunk.map_err(BodyError::Broken)?;
+            let length = body.len() + chunk.len();
+            if length > MCP_MESSAGE_BYTES {
+                return Err(BodyError::TooLong { limit: MCP_MESSAGE_BYTES });
+            }
+            self.rooms.grow(room, length).await;
+            body.extend_from_slice(&chunk);
+        }
+        Ok(body)
     }
 
     /// Has a notification or a response accepted; false where the server does not take it.
@@ -235,12 +268,9 @@ impl<R: Reach> Talk<R> {
             Envelope::Notification { method, .. } => method,
             _ => "a response",
         };
-        let sent = timeout(ACCEPT_TIMEOUT, self.connections.post(message.text(), heading.fields)).await;
-        let mut reply = match sent {
+        let mut reply = match timeout(ACCEPT_TIMEOUT, self.post(message, heading.fields)).await {
             Ok(Ok(reply)) => reply,
-            Ok(Err(SendError::Unreachable(error))) if error.kind() != io::ErrorKind::ResourceBusy => {
-                return Err(self.unreachable(error).await);
-            }
+            Ok(Err(SendError::Unreachable(error))) => return Err(self.unreachable(error).await),
             Ok(Err(error)) => {
                 if self.reach.is_over().await {
                     return Err(Lost::Over);
@@ -266,6 +296,18 @@ impl<R: Reach> Talk<R> {
         let said = answer::preview(&said);
         self.reach.note(format!("{what} was not accepted: HTTP {status} {said}").trim_end());
         Ok(false)
+    }
+
+    /// Sends a message that nobody would be told of if it were lost: it waits for a link that is full.
+    async fn post(&self, message: &Message, fields: Fields) -> Result<Reply, SendError> {
+        loop {
+            match self.connections.post(message.text(), fields.clone()).await {
+                Err(SendError::Unreachable(error)) if error.kind() == io::ErrorKind::ResourceBusy => {
+                    sleep(FULL_PAUSE).await;
+                }
+                sent => return sent,
+            }
+        }
     }
 
     /// Follows the stream of a request to its answer, over as many connections as it takes.
@@ -301,13 +343,19 @@ impl<R: Reach> Talk<R> {
         cursor: &mut Cursor,
     ) -> Result<Followed, Lost> {
         let mut decoder = Decoder::new(MCP_MESSAGE_BYTES);
-        let mut answered = false;
+        let (mut answered, mut room) = (false, None);
         while let Some(chunk) = reply.chunk().await {
             let Ok(chunk) = chunk else { return Ok(Followed::Broken) };
+            self.rooms.grow(&mut room, decoder.held() + chunk.len()).await;
             let pushed = decoder.push(&chunk);
             while let Some(event) = decoder.next_event() {
                 cursor.idle = 0;
-                answered |= self.take(event, asked).await;
+                // No second one can be long: all of it came with this piece.
+                let room = if event.data.len() > SMALL_BYTES { room.take() } else { None };
+                answered |= self.take(event, asked, room).await;
+            }
+            if decoder.held() <= SMALL_BYTES {
+                room = None;
             }
             pushed.map_err(|error| Lost::TooLong { from: "server", limit: error.limit })?;
             if !decoder.last_id().is_empty() {
@@ -324,7 +372,7 @@ impl<R: Reach> Talk<R> {
     }
 
     /// Takes an event; whether it was the answer.
-    async fn take(&self, event: Event, asked: Option<&Asked>) -> bool {
+    async fn take(&self, event: Event, asked: Option<&Asked>, room: Room) -> bool {
         // Without data it only names a place in the stream.
         if event.data.is_empty() || event.kind != b"message" {
             return false;
@@ -340,25 +388,25 @@ impl<R: Reach> Talk<R> {
         let is_request = matches!(message.envelope(), Envelope::Request { .. });
         match (answer::belongs(&message, asked.map(|asked| &asked.id)), asked) {
             (Belongs::Answer, Some(asked)) => {
-                self.pass(asked, message).await;
+                self.pass(asked, message, room).await;
                 return true;
             }
             (Belongs::Unnamed, Some(asked)) => {
-                self.say(answer::named(&message, asked)).await;
+                self.say_in(answer::named(&message, asked), room).await;
                 return true;
             }
             // In this era servers ask in their answers.
             (Belongs::NoAnswer, Some(asked)) if asked.modern && is_request => {
                 self.reach.note(&format!("a request in the stream of {}: {shown}", asked.method));
             }
-            (Belongs::NoAnswer, _) => self.say(message.into_text()).await,
+            (Belongs::NoAnswer, _) => self.say_in(message.into_text(), room).await,
             _ => self.reach.note(&format!("an answer that nobody waits for in this stream: {shown}")),
         }
         false
     }
 
     /// Gives the client its answer, and learns from it.
-    async fn pass(&self, asked: &Asked, answer: Message) {
+    async fn pass(&self, asked: &Asked, answer: Message, room: Room) {
         if let Envelope::Response { result, .. } = answer.envelope() {
             match (asked.method.as_str(), asked.modern) {
                 ("initialize", false) => {
@@ -372,7 +420,7 @@ impl<R: Reach> Talk<R> {
                 _ => {}
             }
         }
-        self.say(answer.into_text()).await;
+        self.say_in(answer.into_text(), room).await;
     }
 
     /// A request got no answer for want of a connection.

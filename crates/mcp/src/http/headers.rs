@@ -27,7 +27,7 @@ const NAME: HeaderName = HeaderName::from_static("mcp-name");
 const META_VERSION: &str = "io.modelcontextprotocol/protocolVersion";
 
 /// The longest value that is put into a header; a server would refuse the rest of a longer one anyway.
-const VALUE_BYTES: usize = 8 << 10;
+pub(super) const VALUE_BYTES: usize = 8 << 10;
 
 /// What was agreed on with the server.
 #[derive(Debug, Default)]

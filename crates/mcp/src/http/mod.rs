@@ -25,6 +25,7 @@ mod exchange;
 mod headers;
 mod listen;
 mod params;
+mod room;
 mod schemas;
 pub mod sse;
 

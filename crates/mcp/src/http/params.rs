@@ -5,16 +5,28 @@
 //! one without headers: what a server listed is passed on as it is.
 
 use std::collections::{BTreeSet, HashMap};
+use std::fmt;
 
 use hyper::header::HeaderName;
+use serde::de::{Deserializer, SeqAccess, Visitor};
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-use super::headers::{Fields, value};
+use super::headers::{Fields, VALUE_BYTES, value};
 use crate::object;
 
 /// The most tools that are remembered, and the most headers of one.
 const TOOLS: usize = 4096;
 const HEADERS: usize = 64;
+
+/// The longest schema that is looked through, in bytes; a tool with a longer one has no headers.
+const SCHEMA_BYTES: usize = 64 << 10;
+
+/// What is remembered of all tools together, in bytes, and what one costs beside its texts.
+const KEPT_BYTES: usize = 1 << 20;
+const TOOL_BYTES: usize = 64;
+const MIRROR_BYTES: usize = 64;
+const KEY_BYTES: usize = 24;
 
 /// How deep in a tool's schema annotations are looked for.
 const DEPTH: usize = 16;
@@ -28,7 +40,11 @@ const SAFE_INTEGER: u64 = (1 << 53) - 1;
 
 /// Which parameters of which tools go into headers.
 #[derive(Debug, Default)]
-pub(super) struct Mirrors(HashMap<String, Vec<Mirror>>);
+pub(super) struct Mirrors {
+    tools: HashMap<String, Vec<Mirror>>,
+    /// What they cost together.
+    bytes: usize,
+}
 
 #[derive(Debug, PartialEq, Eq)]
 struct Mirror {
@@ -41,24 +57,39 @@ impl Mirrors {
     /// Learns from the result of `tools/list`.
     pub fn learn(&mut self, result: &str) {
         // Most servers have none, and lists are long.
-        if self.0.is_empty() && !result.contains(ANNOTATION) {
+        if self.tools.is_empty() && !result.contains(ANNOTATION) {
             return;
         }
-        let Ok(result) = serde_json::from_str::<Value>(result) else { return };
-        for tool in result.get("tools").and_then(Value::as_array).into_iter().flatten() {
-            let Some(name) = tool.get("name").and_then(Value::as_str) else { continue };
-            let mirrors = tool.get("inputSchema").and_then(annotated).unwrap_or_default();
-            if mirrors.is_empty() {
-                self.0.remove(name);
-            } else if self.0.len() < TOOLS || self.0.contains_key(name) {
-                self.0.insert(name.to_owned(), mirrors);
-            }
+        let Ok([Some(tools)]) = object::find(result, ["tools"]) else { return };
+        // A tool at a time: a list is long, and as a tree much longer. Nothing of one that breaks off is wrong.
+        let each = Each(|tool: &RawValue| self.learn_tool(tool.get()));
+        let _ = serde_json::Deserializer::from_str(tools.get()).deserialize_seq(each);
+    }
+
+    fn learn_tool(&mut self, tool: &str) {
+        let Ok([Some(name), schema]) = object::find(tool, ["name", "inputSchema"]) else { return };
+        // A longer name fits in no header.
+        if name.get().len() > VALUE_BYTES {
+            return;
+        }
+        let Ok(name) = serde_json::from_str::<String>(name.get()) else { return };
+        if let Some(forgotten) = self.tools.remove(&name) {
+            self.bytes -= cost(&name, &forgotten);
+        }
+        let schema = schema.map(RawValue::get);
+        let schema = schema.filter(|schema| schema.len() <= SCHEMA_BYTES && schema.contains(ANNOTATION));
+        let schema = schema.and_then(|schema| serde_json::from_str::<Value>(schema).ok());
+        let mirrors = schema.as_ref().and_then(annotated).unwrap_or_default();
+        let bytes = self.bytes + cost(&name, &mirrors);
+        if !mirrors.is_empty() && self.tools.len() < TOOLS && bytes <= KEPT_BYTES {
+            self.bytes = bytes;
+            self.tools.insert(name, mirrors);
         }
     }
 
     /// The headers of a call with these `params`.
     pub fn fields(&self, tool: &str, params: &str) -> Fields {
-        let Some(mirrors) = self.0.get(tool) else { return Vec::new() };
+        let Some(mirrors) = self.tools.get(tool) else { return Vec::new() };
         let arguments = match object::find(params, ["arguments"]) {
             Ok([Some(arguments)]) => serde_json::from_str::<Value>(arguments.get()).unwrap_or_default(),
             _ => return Vec::new(),
@@ -68,6 +99,33 @@ impl Mirrors {
             Some((mirror.header.clone(), value(&shown(found)?)?))
         };
         mirrors.iter().filter_map(field).collect()
+    }
+}
+
+/// What it takes to remember a tool, in bytes.
+fn cost(name: &str, mirrors: &[Mirror]) -> usize {
+    let of = |mirror: &Mirror| {
+        let path: usize = mirror.path.iter().map(|key| KEY_BYTES + key.len()).sum();
+        MIRROR_BYTES + mirror.header.as_str().len() + path
+    };
+    TOOL_BYTES + name.len() + mirrors.iter().map(of).sum::<usize>()
+}
+
+/// Hands the elements of an array over, none of which is kept.
+struct Each<F>(F);
+
+impl<'de, F: FnMut(&'de RawValue)> Visitor<'de> for Each<F> {
+    type Value = ();
+
+    fn expecting(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        to.write_str("an array")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut elements: A) -> Result<(), A::Error> {
+        while let Some(element) = elements.next_element()? {
+            (self.0)(element);
+        }
+        Ok(())
     }
 }
 
@@ -174,6 +232,42 @@ mod tests {
         }
         let twice = json!({ "properties": { "a": property("string", json!("A")), "b": property("string", json!("a")) } });
         assert_eq!(fields(&learned(twice), json!({ "a": "1", "b": "2" })), [""; 0]);
+    }
+
+    #[test]
+    fn what_is_remembered_of_a_server_is_bounded_in_bytes() {
+        let schema = |key: &str, padding: usize| {
+            let property = json!({ "type": "string", "x-mcp-header": "A" });
+            json!({ "properties": { key: property }, "description": "x".repeat(padding) })
+        };
+        let list = |tools: Vec<Value>| json!({ "tools": tools }).to_string();
+        let mut mirrors = Mirrors::default();
+        // A name and a schema that are too long, beside one that is not.
+        mirrors.learn(&list(vec![
+            json!({ "name": "n".repeat(VALUE_BYTES), "inputSchema": schema("a", 0) }),
+            json!({ "name": "long", "inputSchema": schema("a", SCHEMA_BYTES) }),
+            json!({ "name": "sql", "inputSchema": schema("a", 0) }),
+        ]));
+        assert_eq!(mirrors.tools.keys().collect::<Vec<_>>(), ["sql"]);
+        // Names and keys of a thousand tools, again and again.
+        for round in 0..3 {
+            let tool = |number: usize| {
+                let name = format!("{round}-{number}-{}", "n".repeat(4000));
+                json!({ "name": name, "inputSchema": schema(&"k".repeat(4000), 0) })
+            };
+            mirrors.learn(&list((0..1000).map(tool).collect()));
+            let texts = |(name, mirrors): (&String, &Vec<Mirror>)| name.len() + mirrors[0].path[0].len();
+            assert!(mirrors.tools.iter().map(texts).sum::<usize>() <= KEPT_BYTES);
+            assert_eq!(
+                mirrors.bytes,
+                mirrors.tools.iter().map(|(name, mirrors)| cost(name, mirrors)).sum::<usize>()
+            );
+        }
+        assert_eq!(fields(&mirrors, json!({ "a": "1" })), ["mcp-param-a: 1"]);
+        // What is forgotten makes room.
+        let forgotten: Vec<Value> = mirrors.tools.keys().map(|name| json!({ "name": name })).collect();
+        mirrors.learn(&list(forgotten));
+        assert_eq!((mirrors.bytes, mirrors.tools.len()), (0, 0));
     }
 
     #[test]

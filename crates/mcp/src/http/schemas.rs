@@ -7,6 +7,7 @@ use super::Reach;
 use super::answer::{self, Belongs};
 use super::connections::Kind;
 use super::exchange::{Asked, Talk};
+use super::room::Room;
 use super::sse::Decoder;
 use crate::envelope::{Envelope, Message};
 use crate::object;
@@ -26,7 +27,8 @@ pub(super) async fn learn<R: Reach>(talk: &Talk<R>, message: &Message) {
         let params = format!(r#"{{"_meta":{}{cursor}}}"#, meta.get());
         let list = format!(r#"{{"jsonrpc":"2.0","id":{ID},"method":"tools/list","params":{params}}}"#);
         let Ok(list) = Message::parse(list) else { return };
-        let Some(answer) = fetch(talk, &list).await else { return };
+        let mut room = None;
+        let Some(answer) = fetch(talk, &list, &mut room).await else { return };
         let Envelope::Response { result, .. } = answer.envelope() else { return };
         talk.learn(result);
         match object::find(result, ["nextCursor"]) {
@@ -38,18 +40,19 @@ pub(super) async fn learn<R: Reach>(talk: &Talk<R>, message: &Message) {
     }
 }
 
-/// The answer to a request that the client does not know of.
-async fn fetch<R: Reach>(talk: &Talk<R>, message: &Message) -> Option<Message> {
+/// The answer to a request that the client does not know of, and the room that it takes.
+async fn fetch<R: Reach>(talk: &Talk<R>, message: &Message, room: &mut Room) -> Option<Message> {
     let asked = Asked::of(message, true)?;
     let mut reply = talk.connections.post(message.text(), talk.heading(message).fields).await.ok()?;
     if reply.kind() == Kind::Whole {
         let status = reply.status();
-        let body = reply.whole(MCP_MESSAGE_BYTES).await.ok()?;
+        let body = talk.whole(&mut reply, room).await.ok()?;
         talk.connections.finish(reply);
         return answer::whole(status, body, &asked).ok();
     }
     let mut decoder = Decoder::new(MCP_MESSAGE_BYTES);
     while let Some(Ok(chunk)) = reply.chunk().await {
+        talk.rooms.grow(room, decoder.held() + chunk.len()).await;
         decoder.push(&chunk).ok()?;
         while let Some(event) = decoder.next_event() {
             let said = Message::parse(event.data).ok();

@@ -12,6 +12,9 @@ const NAME_BYTES: usize = 1024;
 /// What a field's line may have beside its value: its name, a colon and a space.
 const FIELD_BYTES: usize = 64;
 
+/// The longest line whose buffer is kept for the next, and whose value is copied and not moved.
+const SHORT_BYTES: usize = 64 << 10;
+
 /// UTF-8's mark at the beginning of a stream.
 const MARK: &[u8] = b"\xef\xbb\xbf";
 
@@ -82,12 +85,14 @@ impl Decoder {
             self.after_return = bytes[end] == b'\r';
             bytes = &bytes[end + 1..];
             let mut line = std::mem::take(&mut self.line);
-            let skipped =
-                if std::mem::take(&mut self.at_start) && line.starts_with(MARK) { MARK.len() } else { 0 };
-            self.take_line(&line[skipped..])?;
-            // Kept for its room.
+            if std::mem::take(&mut self.at_start) && line.starts_with(MARK) {
+                line.drain(..MARK.len());
+            }
+            self.take_line(&mut line)?;
             line.clear();
-            self.line = line;
+            if line.capacity() <= SHORT_BYTES {
+                self.line = line;
+            }
         }
         Ok(())
     }
@@ -95,6 +100,11 @@ impl Decoder {
     /// The next event that is complete.
     pub fn next_event(&mut self) -> Option<Event> {
         self.events.pop_front()
+    }
+
+    /// How many bytes wait for the end of their line or event.
+    pub fn held(&self) -> usize {
+        self.line.len() + self.data.len()
     }
 
     /// The id that the stream gave last, with an event that is complete; empty if none.
@@ -107,7 +117,8 @@ impl Decoder {
         self.retry
     }
 
-    fn take_line(&mut self, line: &[u8]) -> Result<(), EventTooLong> {
+    /// Takes a line; of a long one also its buffer.
+    fn take_line(&mut self, line: &mut Vec<u8>) -> Result<(), EventTooLong> {
         if line.is_empty() {
             self.dispatch();
             return Ok(());
@@ -121,7 +132,13 @@ impl Decoder {
                 if self.data.len() + value.len() > self.limit {
                     return Err(EventTooLong { limit: self.limit });
                 }
-                self.data.extend_from_slice(value);
+                if self.data.is_empty() && value.len() > SHORT_BYTES {
+                    let before = line.len() - value.len();
+                    line.drain(..before);
+                    self.data = std::mem::take(line);
+                } else {
+                    self.data.extend_from_slice(value);
+                }
                 self.data.push(b'\n');
             }
             b"event" => self.kind = value[..value.len().min(NAME_BYTES)].to_vec(),
@@ -212,6 +229,22 @@ mod tests {
         assert_eq!(events, [Event { kind: b"ping".to_vec(), data: b"d".to_vec() }, message("e")]);
         let (events, _) = decoded(&[b"data: x\n\xef\xbb\xbfdata: y\n\n"]);
         assert_eq!(events, [message("x")]);
+    }
+
+    #[test]
+    fn a_long_line_leaves_nothing_behind() {
+        let mut decoder = Decoder::new(1 << 20);
+        let long = vec![b'x'; 1 << 20];
+        decoder.push(b"data: ").unwrap();
+        decoder.push(&long).unwrap();
+        assert_eq!(decoder.held(), b"data: ".len() + long.len());
+        decoder.push(b"\n").unwrap();
+        // Its bytes are there once.
+        assert_eq!((decoder.held(), decoder.line.capacity()), (long.len() + 1, 0));
+        decoder.push(b"\n").unwrap();
+        assert_eq!(decoder.next_event().unwrap().data, long);
+        decoder.push(&[b": ", &long[..], b"\n"].concat()).unwrap();
+        assert!(decoder.held() == 0 && decoder.line.capacity() <= SHORT_BYTES);
     }
 
     #[test]

@@ -2,5 +2,6 @@
 
 mod bad;
 mod fake;
+mod flood;
 mod probe;
 mod streams;

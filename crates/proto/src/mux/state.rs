@@ -422,7 +422,7 @@ impl Mux {
         let foreign = self.streams.keys().filter(|id| *id % 2 == stream % 2).count();
         let most_foreign = if self.role == Role::Guest { STREAMS } else { GUEST_STREAMS };
         if self.streams.len() >= STREAMS || foreign >= most_foreign {
-            self.emit(&Frame::Reset { stream, code: ResetCode::Refused, reason: "too many streams" });
+            self.emit(&Frame::Reset { stream, code: ResetCode::Busy, reason: "too many streams" });
         } else {
             self.streams.insert(stream, Stream::new(Phase::Offered));
             self.events.push_back(Event::Opened { stream: StreamId(stream), port });

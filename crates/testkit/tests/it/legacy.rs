@@ -64,7 +64,7 @@ fn the_tool_list_is_described_and_always_the_same() {
     let names: Vec<&str> =
         list["tools"].as_array().unwrap().iter().map(|tool| tool["name"].as_str().unwrap()).collect();
     let expected = "echo add get_server_info env whoami read_file write_file sleep random connect exchange \
-                    fetch crash exit allocate fork_bomb log_to_stdout big_reply ask_client announce counter";
+                    fetch crash exit allocate fork_bomb log_to_stdout log_to_stderr big_reply ask_client announce counter";
     assert_eq!(names.join(" "), expected);
     assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len());
     for tool in list["tools"].as_array().unwrap() {

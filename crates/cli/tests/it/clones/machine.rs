@@ -102,6 +102,7 @@ impl Template {
             entropy: Some("11".repeat(32)),
             reseed,
             egress: None,
+            trust: None,
         }
     }
 }

@@ -260,6 +260,7 @@ impl Guest {
             entropy: None,
             reseed: None,
             egress: None,
+            trust: None,
         }
     }
 }

@@ -33,6 +33,11 @@ pub(super) fn parse(text: &str) -> Vec<Pinned> {
 }
 
 impl Pinned {
+    /// The package's name, as the index spells it.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// What decides the package's files.
     pub(super) fn identity(&self) -> String {
         format!("{}=={} {}", self.name, self.version, self.digests.join(" "))

@@ -5,7 +5,7 @@ use super::{
     },
     *,
 };
-use casemate_proto::control::{Exit, Reply};
+use casemate_proto::control::{Exit, Failure, FailureCode, Reply};
 use serde_json::{Value, json};
 use std::future::Future;
 use tokio::{
@@ -19,7 +19,7 @@ const PONG: &str = r#"{"jsonrpc":"2.0","id":1,"result":{}}"#;
 
 fn played() -> Played {
     let endpoint = Endpoint::new(3000, "/x").unwrap();
-    Played::listening(Http { endpoint, leading: RefCell::default() })
+    Played::listening(Http::at(endpoint))
 }
 
 /// A request at the server's port: its first line, and where to answer.
@@ -134,6 +134,20 @@ fn why_a_conversation_broke_is_known_when_its_end_is_seen() {
     });
 }
 
+#[test]
+fn a_full_link_fails_one_request_and_ends_no_conversation() {
+    within_a_minute(async {
+        let played = played();
+        let (_link, _streams) = played.fill_link().await;
+        let inside = Inside(Rc::clone(&played.shared));
+        let error = inside.connect(Purpose::Message).await.err().unwrap();
+        assert_eq!(error.kind(), io::ErrorKind::ResourceBusy);
+        played.refuse_streams();
+        let error = inside.connect(Purpose::Message).await.err().unwrap();
+        assert_eq!(error.kind(), io::ErrorKind::ResourceBusy);
+    });
+}
+
 /// Answers the next control stream's request, which is this one.
 async fn obeys(control: &UnixListener, expected: &str, done: Value, then: impl Future<Output = ()>) {
     let (mut stream, request) = asked(control).await;
@@ -141,6 +155,26 @@ async fn obeys(control: &UnixListener, expected: &str, done: Value, then: impl F
     assert_eq!(said["method"], expected, "{said}");
     reply(&mut stream, &Reply::done(request.id, &done)).await;
     then.await;
+}
+
+#[test]
+fn another_client_gets_no_process_as_long_as_the_one_before_may_run() {
+    within_a_minute(async {
+        let played = played();
+        let shared = &played.shared;
+        let control = played.listen(port::CONTROL);
+        drop(talk(shared).await.unwrap());
+        // The agent would start none beside one that runs.
+        for _ in 0..2 {
+            let agent = async {
+                let (mut stream, request) = asked(&control).await;
+                let failure = Failure { code: FailureCode::System, message: "cannot".to_owned() };
+                reply(&mut stream, &Reply::failed(Some(request.id), failure)).await;
+            };
+            let (refused, ()) = join!(talk(shared), agent);
+            assert!(refused.is_err());
+        }
+    });
 }
 
 #[test]

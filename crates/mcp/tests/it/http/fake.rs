@@ -2,14 +2,14 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
 use casemate_mcp::http::{End, Endpoint, Purpose, Reach, bridge};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, DuplexStream, duplex};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
 use tokio::time::timeout;
 
@@ -17,6 +17,9 @@ use crate::peer::LONG;
 
 /// How many bytes a pipe holds.
 const PIPE: usize = 64 << 10;
+
+/// What the system holds of a connection that nobody reads, in each direction.
+const BUFFER: u32 = 64 << 10;
 
 /// The way to a server on this host.
 #[derive(Clone)]
@@ -30,6 +33,8 @@ pub struct Tcp {
     pub connections: Rc<Cell<usize>>,
     /// How many messages are on their way.
     pub busy: Rc<Cell<usize>>,
+    /// How many connections are refused next, for want of room.
+    pub full: Rc<Cell<usize>>,
 }
 
 /// A message that is on its way.
@@ -49,6 +54,7 @@ impl Tcp {
             over: Rc::default(),
             connections: Rc::default(),
             busy: Rc::default(),
+            full: Rc::default(),
         }
     }
 
@@ -62,8 +68,14 @@ impl Reach for Tcp {
     type Busy = Busy;
 
     async fn connect(&self, _purpose: Purpose) -> io::Result<TcpStream> {
+        if let Some(left) = self.full.get().checked_sub(1) {
+            self.full.set(left);
+            return Err(io::ErrorKind::ResourceBusy.into());
+        }
         self.connections.set(self.connections.get() + 1);
-        TcpStream::connect(self.address).await
+        let socket = TcpSocket::new_v4()?;
+        socket.set_recv_buffer_size(BUFFER)?;
+        socket.connect(self.address).await
     }
 
     fn busy(&self) -> Busy {
@@ -151,7 +163,10 @@ pub struct Heard {
 
 impl Fake {
     pub async fn new() -> (Self, Tcp) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_send_buffer_size(BUFFER).unwrap();
+        socket.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let listener = socket.listen(64).unwrap();
         let address = listener.local_addr().unwrap();
         (Self(listener), Tcp::to(address))
     }
@@ -160,6 +175,15 @@ impl Fake {
     pub async fn hear(&self) -> Heard {
         let (stream, _) = timeout(LONG, self.0.accept()).await.expect("a connection").unwrap();
         Heard::read(BufReader::new(stream)).await.expect("a request")
+    }
+
+    /// The requests that come until nobody does for a while.
+    pub async fn hear_all(&self, pause: Duration) -> Vec<Heard> {
+        let mut all = Vec::new();
+        while let Ok(accepted) = timeout(pause, self.0.accept()).await {
+            all.push(Heard::read(BufReader::new(accepted.unwrap().0)).await.expect("a request"));
+        }
+        all
     }
 
     /// Whether nobody comes for a while.
@@ -283,6 +307,11 @@ impl Events {
 
     pub async fn message(&mut self, message: &Value) {
         self.send(&format!("event: message\ndata: {message}\n\n")).await;
+    }
+
+    /// Whether the client closes the connection within a while.
+    pub async fn is_closed(&mut self, pause: Duration) -> bool {
+        timeout(pause, self.0.read(&mut [0])).await.is_ok()
     }
 
     /// Waits until the client closes the connection.

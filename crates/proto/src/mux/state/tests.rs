@@ -164,6 +164,21 @@ fn a_flood_of_opens_is_bounded() {
 }
 
 #[test]
+fn who_opens_too_many_streams_is_told_that_there_is_no_room_now() {
+    let (mut host, mut guest) = pair();
+    for _ in 0..GUEST_STREAMS {
+        guest.open(1).unwrap();
+    }
+    let refused = guest.open(1).unwrap();
+    settle(&mut host, &mut guest);
+    let told = guest.next_event();
+    assert!(
+        matches!(told, Some(Event::Reset { stream, code: ResetCode::Busy, .. }) if stream == refused),
+        "{told:?}"
+    );
+}
+
+#[test]
 fn an_endless_guest_is_given_up_before_synchronisation() {
     let mut host = host();
     let chunk = vec![1u8; 1 << 20];

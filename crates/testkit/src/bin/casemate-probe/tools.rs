@@ -106,6 +106,7 @@ pub static ALL: &[Tool] = &[
     load::ALLOCATE,
     load::FORK_BOMB,
     answers::LOG_TO_STDOUT,
+    answers::LOG_TO_STDERR,
     answers::BIG_REPLY,
     client::ASK_CLIENT,
     client::ANNOUNCE,

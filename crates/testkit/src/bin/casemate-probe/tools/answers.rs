@@ -8,6 +8,7 @@ use crate::stdio;
 use rustix::rand::{GetRandomFlags, getrandom};
 use serde_json::{Map, Value, json};
 use std::fs;
+use std::io::{self, Write};
 
 /// The longest text of `big_reply`: longer than a message may be, so that the bound can be tested.
 const BIGGEST_REPLY: i64 = 20 << 20;
@@ -101,6 +102,20 @@ pub const LOG_TO_STDOUT: Tool = Tool {
     run: |_, arguments| {
         stdio::write_line(arguments.text("line").as_bytes().to_vec());
         Ok(Reply::Text("printed".to_owned()))
+    },
+};
+
+pub const LOG_TO_STDERR: Tool = Tool {
+    name: "log_to_stderr",
+    title: "Log to stderr",
+    description: "Writes a text on stderr as it is, without the end of a line.",
+    arguments: &[Argument::required("text", Kind::Text, "The text.")],
+    hints: CHANGES,
+    slow: false,
+    run: |_, arguments| {
+        let written = io::stderr().write_all(arguments.text("text").as_bytes());
+        written.map_err(|error| Failure::system("write to stderr", error))?;
+        Ok(Reply::Text("written".to_owned()))
     },
 };
 
