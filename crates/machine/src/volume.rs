@@ -270,11 +270,6 @@ impl Volumes {
         }
     }
 
-    /// Whether a machine ever had it.
-    fn was_used(&self, name: &Name) -> bool {
-        self.dir(name).join(USER).exists()
-    }
-
     fn open_image(&self, name: &Name, access: Access) -> Result<File, VolumeError> {
         let path = self.dir(name).join(IMAGE);
         let way = if access == Access::Alone { OFlags::RDWR } else { OFlags::RDONLY };

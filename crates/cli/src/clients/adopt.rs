@@ -6,7 +6,9 @@ use crate::{
     command::options::check_variable,
     config::Server,
     engine::{Source, source_of_command},
+    secrets::{SecretSource, SecretWish},
 };
+use casemate_machine::secret::SecretText;
 use casemate_proto::ids::Name;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -61,17 +63,36 @@ pub struct Taken {
     pub meant_args: Vec<String>,
     /// Its environment.
     pub env: BTreeMap<String, String>,
-    /// Something of it is probably a secret.
+    /// Something in clear of it is probably a secret.
     pub secret: bool,
+    /// Variables that go into the keyring.
+    pub secrets: BTreeMap<String, SecretText>,
+}
+
+/// What is done with secrets of a client's servers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum SecretsTo {
+    /// Servers with secrets are left alone.
+    #[default]
+    Nowhere,
+    /// They are written into `config.toml`.
+    Clear,
+    /// Those of environments go into the system's keyring.
+    Keyring,
+}
+
+/// The key of a server's variable in the keyring.
+pub fn keyring_key(server: &Name, variable: &str) -> String {
+    format!("{server}/{variable}")
 }
 
 /// Looks at every server of a client, in the order of their names. `servers` are those that casemate knows
-/// already, `plain` is whether secrets may be written in clear.
+/// already.
 pub fn propose(
     document: &Document,
     launcher: &Launcher,
     servers: &BTreeMap<Name, Server>,
-    plain: bool,
+    secrets: SecretsTo,
 ) -> Result<Vec<Proposal>, Mistake> {
     let mut taken: BTreeSet<Name> = servers.keys().cloned().collect();
     let mut proposals = Vec::new();
@@ -82,7 +103,7 @@ pub fn propose(
         let verdict = match entry {
             _ if launcher.is_own(&written) => Verdict::Own,
             Err(obstacle) => Verdict::Left(obstacle),
-            Ok(entry) => match take(&entry, plain) {
+            Ok(entry) => match take(&entry, secrets) {
                 Err(obstacle) => Verdict::Left(obstacle),
                 Ok(wanted) => {
                     notes = self::notes(&entry, &written);
@@ -109,7 +130,7 @@ impl Taken {
     }
 }
 
-fn take(entry: &Entry, plain: bool) -> Result<Taken, Obstacle> {
+fn take(entry: &Entry, to: SecretsTo) -> Result<Taken, Obstacle> {
     let words = entry.words();
     // What people copy from instructions for Windows.
     let words = match words.as_slice() {
@@ -130,9 +151,16 @@ fn take(entry: &Entry, plain: bool) -> Result<Taken, Obstacle> {
     for (name, value) in &entry.env {
         check_variable(name, value).map_err(|_| Obstacle::VariableName(name.clone()))?;
     }
-    if !secrets.is_empty() && !plain {
-        return Err(Obstacle::Secret(secrets));
-    }
+    let hidden = match to {
+        SecretsTo::Nowhere if !secrets.is_empty() => return Err(Obstacle::Secret(secrets)),
+        // Arguments are words on a command line, wherever they come from.
+        SecretsTo::Keyring if secrets.iter().any(|secret| !entry.env.contains_key(secret)) => {
+            return Err(Obstacle::SecretArgument);
+        }
+        SecretsTo::Keyring => hidden(&secrets, &entry.env)?,
+        SecretsTo::Nowhere | SecretsTo::Clear => BTreeMap::new(),
+    };
+    let env = entry.env.clone().into_iter().filter(|(name, _)| !hidden.contains_key(name)).collect();
     let text = meaning.to_string();
     // A program of a package, or further packages beside it, are said by the whole command only.
     let (source, args) = match Source::parse(&text) {
@@ -142,7 +170,21 @@ fn take(entry: &Entry, plain: bool) -> Result<Taken, Obstacle> {
             (line.map_err(|_| Obstacle::Type("args"))?, Vec::new())
         }
     };
-    Ok(Taken { source, meaning, args, meant_args, env: entry.env.clone(), secret: !secrets.is_empty() })
+    let secret = !secrets.is_empty() && hidden.is_empty();
+    Ok(Taken { source, meaning, args, meant_args, env, secret, secrets: hidden })
+}
+
+/// The values of variables that are secret.
+fn hidden(
+    secrets: &[String],
+    env: &BTreeMap<String, String>,
+) -> Result<BTreeMap<String, SecretText>, Obstacle> {
+    let of = |name: &String| {
+        let value = env.get(name).cloned().unwrap_or_default();
+        let value = SecretText::new(value).map_err(|_| Obstacle::VariableName(name.clone()))?;
+        Ok((name.clone(), value))
+    };
+    secrets.iter().map(of).collect()
 }
 
 fn check_program(program: &str) -> Result<(), Obstacle> {
@@ -169,7 +211,12 @@ fn told(message: &str) -> String {
 fn is_like(server: &Server, wanted: &Taken) -> bool {
     let is_plain = server.command.is_none() && server.unbuilt.is_empty();
     let source = server.source.as_ref() == Some(&wanted.meaning);
-    is_plain && source && server.args == wanted.meant_args && server.env == wanted.env
+    let kept = |wish: &SecretWish| {
+        let key = keyring_key(&server.name, &wish.name);
+        wanted.secrets.contains_key(&wish.name) && wish.source == SecretSource::Keyring(key)
+    };
+    let secrets = server.secrets.len() == wanted.secrets.len() && server.secrets.iter().all(kept);
+    is_plain && source && secrets && server.args == wanted.meant_args && server.env == wanted.env
 }
 
 fn notes(entry: &Entry, written: &serde_json::Value) -> Vec<String> {

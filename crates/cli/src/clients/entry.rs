@@ -53,8 +53,13 @@ pub enum Obstacle {
     Relative(String),
     #[error("{0}")]
     Source(String),
-    #[error("{} probably a secret; --plain-env writes what it holds into config.toml in clear", are(.0))]
+    #[error(
+        "{} probably a secret; --keyring puts it into the system's keyring, --plain-env into config.toml in clear",
+        are(.0)
+    )]
     Secret(Vec<String>),
+    #[error("its arguments are probably secret, and cannot be kept in the keyring")]
+    SecretArgument,
     #[error("its image could not be built: {0}")]
     Build(String),
     #[error("its entry was changed meanwhile by another program; casemate has what it was as {0}")]

@@ -4,18 +4,23 @@ use super::client_file::{FileOptions, client_parser, launcher};
 use crate::{
     clients::{
         Client, ClientError, Document, Launcher, Mistake, Obstacle,
-        adopt::{Proposal, Taken, Verdict, propose},
+        adopt::{Proposal, SecretsTo, Taken, Verdict, keyring_key, propose},
         file::ClientFile,
     },
     config::store::{Definition, Store},
     context::Context,
-    engine::images::{self, Wanted},
+    engine::{
+        images::{self, Wanted},
+        secrets::store_in_keyring,
+    },
     error::{Error, Outcome},
     render::{first_line, names},
+    secrets::SecretSource,
 };
 use casemate_proto::ids::Name;
 use serde::Serialize;
 use std::{
+    collections::BTreeMap,
     error::Error as _,
     path::{Path, PathBuf},
 };
@@ -24,7 +29,8 @@ use std::{
 ///
 /// Shows what would become of each server. With --write it builds their images, adds them to
 /// casemate, and has the client start `casemate run NAME` in their place. Servers that cannot be
-/// taken over stay as they are, and so do those with secrets. No value of a variable is shown.
+/// taken over stay as they are, and so do those with secrets, unless --keyring or --plain-env says
+/// where those go. No value of a variable is shown.
 ///
 /// Examples:
 ///   casemate import claude-desktop
@@ -39,6 +45,9 @@ pub struct Import {
     client: Client,
     #[command(flatten)]
     file: FileOptions,
+    /// Take over servers with secrets in their environment too, and put those into the system's keyring
+    #[arg(long, conflicts_with_all = ["undo", "plain_env"])]
+    keyring: bool,
     /// Take over servers with secrets too, and write those into config.toml in clear
     #[arg(long, conflicts_with = "undo")]
     plain_env: bool,
@@ -89,7 +98,7 @@ pub async fn run(args: Import, context: &Context) -> Result<Outcome, Error> {
     let launcher = launcher(context)?;
     let document = Document::new(client.shape(), text.to_owned()).map_err(content)?;
     let servers = context.configuration()?.servers;
-    let mut proposals = propose(&document, &launcher, &servers, args.plain_env).map_err(content)?;
+    let mut proposals = propose(&document, &launcher, &servers, args.secrets()).map_err(content)?;
     // What cannot be written is found out before anything is built.
     rewrite(&document, &proposals, &launcher).map_err(content)?;
     let mut backup = None;
@@ -148,6 +157,14 @@ fn added(error: ClientError, proposals: &[Proposal]) -> Error {
 }
 
 impl Import {
+    fn secrets(&self) -> SecretsTo {
+        match (self.keyring, self.plain_env) {
+            (true, _) => SecretsTo::Keyring,
+            (_, true) => SecretsTo::Clear,
+            _ => SecretsTo::Nowhere,
+        }
+    }
+
     /// Writes the client's file, which the client may have written while images were built.
     fn put(
         &self,
@@ -170,7 +187,7 @@ impl Import {
         let file = context.config_file()?;
         for proposal in proposals {
             let Verdict::New(name, taken) = &proposal.verdict else { continue };
-            let definition = match self.build(taken, context).await {
+            let definition = match self.build(name, taken, context).await {
                 Ok(definition) => definition,
                 Err(error) => {
                     proposal.verdict = Verdict::Left(Obstacle::Build(causes(&error)));
@@ -184,16 +201,20 @@ impl Import {
                 return Err(Error::configuration(message)
                     .hint("import again; nothing was written to the client's file"));
             }
+            for (variable, value) in &taken.secrets {
+                store_in_keyring(&keyring_key(name, variable), value).await?;
+            }
             store.put(name, &definition)?;
         }
         Ok(())
     }
 
-    async fn build(&self, taken: &Taken, context: &Context) -> Result<Definition, Error> {
+    async fn build(&self, name: &Name, taken: &Taken, context: &Context) -> Result<Definition, Error> {
         let mut definition = Definition {
             source: taken.source.clone(),
             args: taken.args.clone(),
             env: taken.env.clone(),
+            secrets: in_keyring(name, taken),
             ..Definition::default()
         };
         if self.no_build {
@@ -236,7 +257,7 @@ impl Import {
         }
         context.screen.line(&format!("Servers of {title} in {}:", file.display()))?;
         let width = proposals.iter().map(|proposal| proposal.entry.chars().count()).max().unwrap_or_default();
-        let mut exposed = Vec::new();
+        let (mut exposed, mut hidden) = (Vec::new(), Vec::new());
         for proposal in proposals {
             let shown = Shown::new(proposal);
             let what = shown.sentence(self.file.write);
@@ -248,15 +269,21 @@ impl Import {
             for note in &proposal.notes {
                 context.screen.warn(&format!("{}: {}", first_line(&proposal.entry), first_line(note)));
             }
-            if let Verdict::New(name, taken) = &proposal.verdict
-                && taken.secret
-            {
-                exposed.push(name);
+            if let Verdict::New(name, taken) = &proposal.verdict {
+                exposed.extend(taken.secret.then_some(name));
+                hidden.extend(taken.secrets.keys().map(|variable| keyring_key(name, variable)));
             }
         }
         if self.file.write && !exposed.is_empty() {
             let message = "config.toml holds secrets in clear; it is readable for you alone. They belong to";
             context.screen.warn(&format!("{message} {}", names(&exposed)));
+        }
+        if !hidden.is_empty() {
+            let (done, clear) = match self.file.write {
+                true => ("In the keyring now", "; the backup of the client's file still holds them in clear"),
+                false => ("Would go into the keyring", ""),
+            };
+            context.screen.note(&format!("{done}: {}{clear}", hidden.join(", ")));
         }
         match backup {
             Some(backup) => context.screen.note(&format!(
@@ -269,6 +296,15 @@ impl Import {
         }
         Ok(())
     }
+}
+
+/// Where the secrets of a server are, as its definition says it.
+fn in_keyring(name: &Name, taken: &Taken) -> BTreeMap<String, String> {
+    let kept = taken
+        .secrets
+        .keys()
+        .map(|variable| (variable.clone(), SecretSource::Keyring(keyring_key(name, variable)).to_string()));
+    kept.collect()
 }
 
 impl<'a> Shown<'a> {
@@ -323,7 +359,14 @@ mod tests {
 
     fn import(file: &Path) -> Import {
         let file = FileOptions { write: true, file: Some(file.to_owned()), ..FileOptions::default() };
-        Import { client: "cursor".parse().unwrap(), file, plain_env: false, no_build: true, json: false }
+        Import {
+            client: "cursor".parse().unwrap(),
+            file,
+            keyring: false,
+            plain_env: false,
+            no_build: true,
+            json: false,
+        }
     }
 
     fn launcher() -> Launcher {
@@ -336,7 +379,7 @@ mod tests {
         let path = folder.path().join("mcp.json");
         let import = import(&path);
         let then = Document::new(import.client.shape(), THEN.to_owned()).unwrap();
-        let mut proposals = propose(&then, &launcher(), &BTreeMap::new(), false).unwrap();
+        let mut proposals = propose(&then, &launcher(), &BTreeMap::new(), SecretsTo::Nowhere).unwrap();
         fs::write(&path, THEN.replace("light", "dark").replace("b-server", "b-server@2")).unwrap();
         let backup = import.put(&then, &mut proposals, &launcher()).unwrap().unwrap();
         assert!(fs::read_to_string(backup).unwrap().contains("b-server@2"));
@@ -362,7 +405,7 @@ mod tests {
         let path = folder.path().join("mcp.json");
         let import = import(&path);
         let then = Document::new(import.client.shape(), THEN.to_owned()).unwrap();
-        let mut proposals = propose(&then, &launcher(), &BTreeMap::new(), false).unwrap();
+        let mut proposals = propose(&then, &launcher(), &BTreeMap::new(), SecretsTo::Nowhere).unwrap();
         fs::write(&path, "{").unwrap();
         let error = import.put(&then, &mut proposals, &launcher()).unwrap_err();
         let shown = added(error, &proposals).report().to_string();

@@ -96,14 +96,9 @@ impl Volumes {
     /// Writes what is in a volume to `to`, as a tar archive. No machine may use it meanwhile.
     pub fn export(&self, name: &Name, to: impl Write) -> Result<Exported, ExportError> {
         let volume = self.get(name)?;
-        let held = self.open_image(name, Access::Shared)?;
+        let image = self.open_image(name, Access::Shared)?;
         let mut archive = Builder::new(to);
-        let mut exported = Exported::default();
-        // What no machine had holds nothing but what mke2fs made.
-        if self.was_used(name) {
-            let opened = held.try_clone().map_err(|source| super::failed("open", name)(source))?;
-            exported = write_archive(name, opened, volume.size_bytes, &mut archive)?;
-        }
+        let exported = write_archive(name, &image, volume.size_bytes, &mut archive)?;
         archive.into_inner().and_then(|mut to| to.flush()).map_err(ExportError::Write)?;
         Ok(exported)
     }
@@ -112,10 +107,12 @@ impl Volumes {
 /// Writes what is in the image of a volume of so many bytes.
 fn write_archive<W: Write>(
     name: &Name,
-    image: File,
+    image: &File,
     bytes: u64,
     archive: &mut Builder<W>,
 ) -> Result<Exported, ExportError> {
+    // The lock is that of the opened file: it is held as long as either is open.
+    let image = image.try_clone().map_err(|source| super::failed("open", name)(source))?;
     let unreadable = |source| ExportError::Read { name: name.clone(), path: "/".to_owned(), source };
     let system = FileSystem::open(image, bytes).map_err(unreadable)?;
     let mut export = Export {

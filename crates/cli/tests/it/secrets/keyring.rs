@@ -2,6 +2,7 @@
 
 use super::random_value;
 use crate::home::{Finished, Home, finish};
+use serde_json::json;
 use std::{
     fs,
     process::{Command, Stdio},
@@ -50,4 +51,37 @@ fn without_a_keyring_it_is_said_how_to_get_one() {
     let said = finish(command, b"");
     assert_eq!(said.code, 3, "{said:?}");
     assert!(said.stderr.contains("libsecret-tools"), "{}", said.stderr);
+}
+
+#[test]
+fn secrets_of_a_clients_servers_go_into_the_keyring() {
+    let home = Home::new();
+    let value = random_value();
+    let servers = json!({
+        "kept": {"command": "npx", "args": ["-y", "x"], "env": {"API_KEY": value, "PLAIN": "plain"}},
+        "argument": {"command": "npx", "args": ["-y", "x", "--token", value]},
+    });
+    home.write("mcp.json", &json!({"mcpServers": servers}).to_string());
+    let import = format!("\"$0\" import cursor --file {}", home.path().join("mcp.json").display());
+    let said = beside_a_keyring(
+        &home,
+        &format!(
+            "{import}\n{import} --keyring\n{import} --keyring --write --no-build\n\
+             secret-tool lookup service casemate username kept/API_KEY; echo\n\
+             {import} --keyring\n"
+        ),
+    );
+    assert_eq!(said.code, 0, "{said:?}");
+    assert!(said.stdout.contains("API_KEY is probably a secret; --keyring puts it into"), "{said:?}");
+    assert!(
+        said.stdout.contains("arguments are probably secret, and cannot be kept in the keyring"),
+        "{said:?}"
+    );
+    assert!(said.stderr.contains("Would go into the keyring: kept/API_KEY"), "{said:?}");
+    assert!(said.stderr.contains("In the keyring now: kept/API_KEY"), "{said:?}");
+    assert_eq!(said.stdout.matches(&value).count(), 1, "shown by the keyring alone: {said:?}");
+    assert!(!said.stderr.contains(&value), "{said:?}");
+    let config = home.read("config.toml");
+    assert!(config.contains(r#"secrets = { API_KEY = "keyring:kept/API_KEY" }"#), "{config}");
+    assert!(config.contains(r#"env = { PLAIN = "plain" }"#) && !config.contains(&value), "{config}");
 }

@@ -21,11 +21,19 @@ struct Filled {
 }
 
 /// An entry of an archive.
-#[derive(Debug, PartialEq)]
+#[derive(PartialEq)]
 struct Entry {
     kind: tar::EntryType,
     content: Vec<u8>,
     link: Option<PathBuf>,
+}
+
+impl std::fmt::Debug for Entry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // The beginning tells them apart, and fits on a page.
+        let begin = &self.content[..self.content.len().min(5)];
+        write!(f, "{:?} {begin:?} of {} {:?}", self.kind, self.content.len(), self.link)
+    }
 }
 
 type Archive = BTreeMap<PathBuf, Entry>;
@@ -79,6 +87,29 @@ impl Filled {
     fn poke(&self, at: u64, number: u32) {
         let image = File::options().write(true).open(&self.image).unwrap();
         image.write_all_at(&number.to_le_bytes(), at).unwrap();
+    }
+
+    /// Moves the log of the journal so that it goes round the journal's end after three blocks.
+    fn turn_log(&self) {
+        const LOG: usize = 20;
+        // Where each of its blocks is, which is not always behind the one before.
+        let end = fs::metadata(&self.image).unwrap().len() / 4096 / 4;
+        let requests: Vec<String> = (0..end).map(|block| format!("bmap <8> {block}")).collect();
+        let found = self.debugfs(&requests.iter().map(String::as_str).collect::<Vec<_>>());
+        let blocks: Vec<u64> = found.lines().filter_map(|line| line.trim().parse().ok()).collect();
+        assert!(blocks.len() as u64 == end && !blocks.contains(&0), "{found}");
+        let image = File::options().read(true).write(true).open(&self.image).unwrap();
+        let mut log = vec![vec![0; 4096]; LOG];
+        for (number, block) in log.iter_mut().enumerate() {
+            image.read_exact_at(block, blocks[1 + number] << 12).unwrap();
+            image.write_all_at(&[0; 4096], blocks[1 + number] << 12).unwrap();
+        }
+        let (superblock, start) = (blocks[0] << 12, blocks.len() - 3);
+        for (number, block) in log.iter().enumerate() {
+            let to = 1 + (start - 1 + number) % (blocks.len() - 1);
+            image.write_all_at(block, blocks[to] << 12).unwrap();
+        }
+        image.write_all_at(&(start as u32).to_be_bytes(), superblock + 0x1c).unwrap();
     }
 
     fn export(&self) -> Result<(Exported, Archive), ExportError> {
@@ -161,12 +192,15 @@ fn blocks_that_were_set_aside_and_never_written_are_zeros() {
 }
 
 #[test]
-fn a_volume_that_no_machine_had_is_an_empty_archive() {
-    let scene = Scene::new();
-    scene.volumes.ensure(&name("v"), SMALL).unwrap();
-    let mut archive = Vec::new();
-    assert_eq!(scene.volumes.export(&name("v"), &mut archive).unwrap(), Exported::default());
-    assert_eq!(tar::Archive::new(&archive[..]).entries().unwrap().count(), 0);
+fn a_volume_that_no_machine_had_holds_what_mke2fs_makes() {
+    let filled = Filled::new();
+    // Not even the name of a user, which a host that went down may have lost.
+    fs::remove_file(filled.scene.volumes.dir(&name("v")).join(USER)).unwrap();
+    let (exported, archive) = filled.export().unwrap();
+    assert_eq!((exported.entries, exported.unread), (1, 0), "{exported:?}");
+    assert_eq!(archive[Path::new("lost+found")].kind, tar::EntryType::Directory);
+    let (exported, archive) = filled.write("a", "a").fill(PLAIN).export().unwrap();
+    assert_eq!((exported.entries, content(&archive, "a")), (2, &b"a"[..]));
 }
 
 /// Journals as the kernel writes them, and as they were before there were checksums.
@@ -209,6 +243,11 @@ fn what_a_killed_machine_left_in_the_journal_counts() {
         assert!(content(&archive, "escaped") == magic, "{open}");
         for file in ["revoked", "kept", "torn"] {
             assert!(content(&archive, file) == [b'o'; 4096], "{open}: {file}");
+        }
+        // Superblocks of journals with checksums have one too.
+        if open == "jo" {
+            filled.turn_log();
+            assert_eq!(filled.export().unwrap().1, archive, "the log was not followed round its end");
         }
         // And so sees it the program whose business it is.
         let journal_only = ["-fy", "-E", "journal_only"];
