@@ -45,7 +45,7 @@ pub enum Verdict {
     /// A server of that name is defined like it.
     Known(Name),
     /// It becomes a server of that name.
-    New(Name, Taken),
+    New(Name, Box<Taken>),
     /// It stays as it is.
     Left(Obstacle),
 }
@@ -112,7 +112,7 @@ pub fn propose(
                         None => {
                             let name = unique(&name, &taken);
                             taken.insert(name.clone());
-                            Verdict::New(name, wanted)
+                            Verdict::New(name, Box::new(wanted))
                         }
                     }
                 }

@@ -53,8 +53,8 @@ enum SourceError {
     Start { program: String, source: io::Error },
     #[error("{program} cannot be read")]
     Read { program: String, source: io::Error },
-    #[error("{program} took longer than {} s", COMMAND_TIMEOUT.as_secs())]
-    Slow { program: String },
+    #[error("{program} took longer than {} s", patience.as_secs_f32())]
+    Slow { program: String, patience: Duration },
     #[error("{program} ended with {status}")]
     Command { program: String, status: ExitStatus },
     #[error("{} is not installed", KEYRING)]
@@ -148,7 +148,7 @@ async fn value(context: &Context, source: &SecretSource) -> Result<SecretText, S
             let program = words.first().map_or("", String::as_str);
             let mut command = Command::new(program);
             command.args(words.iter().skip(1));
-            let (value, status) = output(program, command).await?;
+            let (value, status) = output(program, command, COMMAND_TIMEOUT).await?;
             if !status.success() {
                 return Err(SourceError::Command { program: program.to_owned(), status });
             }
@@ -161,7 +161,7 @@ async fn value(context: &Context, source: &SecretSource) -> Result<SecretText, S
 async fn from_keyring(key: &str) -> Result<SecretText, SourceError> {
     let mut command = Command::new(KEYRING);
     command.arg("lookup").args(ATTRIBUTES).arg(key).stderr(Stdio::null());
-    let (value, status) = match output(KEYRING, command).await {
+    let (value, status) = match output(KEYRING, command, COMMAND_TIMEOUT).await {
         Err(SourceError::Start { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
             return Err(SourceError::NoKeyring);
         }
@@ -202,7 +202,7 @@ async fn ask_keyring(key: &str, mut command: Command, input: &str) -> Result<(),
         Ok(Err(source)) if source.kind() == io::ErrorKind::NotFound => SourceError::NoKeyring,
         Ok(Err(source)) => SourceError::Start { program: KEYRING.to_owned(), source },
         Ok(Ok(status)) => SourceError::Command { program: KEYRING.to_owned(), status },
-        Err(_) => SourceError::Slow { program: KEYRING.to_owned() },
+        Err(_) => SourceError::Slow { program: KEYRING.to_owned(), patience: COMMAND_TIMEOUT },
     };
     let hint = match failure {
         SourceError::NoKeyring => "install it (Debian and Ubuntu: libsecret-tools)",
@@ -212,7 +212,11 @@ async fn ask_keyring(key: &str, mut command: Command, input: &str) -> Result<(),
 }
 
 /// Runs a program and takes what it prints, within bounds; whatever it started ends with it.
-async fn output(program: &str, mut command: Command) -> Result<(Vec<u8>, ExitStatus), SourceError> {
+async fn output(
+    program: &str,
+    mut command: Command,
+    patience: Duration,
+) -> Result<(Vec<u8>, ExitStatus), SourceError> {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
     let program = || program.to_owned();
     let mut child = command.spawn().map_err(|source| SourceError::Start { program: program(), source })?;
@@ -227,7 +231,7 @@ async fn output(program: &str, mut command: Command) -> Result<(Vec<u8>, ExitSta
         }
         child.wait().await.map(Some)
     };
-    let read = timeout(COMMAND_TIMEOUT, reading).await;
+    let read = timeout(patience, reading).await;
     match read {
         Ok(Ok(Some(status))) => Ok((std::mem::take(&mut *printed), status)),
         Ok(Ok(None)) => {
@@ -240,7 +244,7 @@ async fn output(program: &str, mut command: Command) -> Result<(Vec<u8>, ExitSta
         }
         Err(_) => {
             end(&mut child).await;
-            Err(SourceError::Slow { program: program() })
+            Err(SourceError::Slow { program: program(), patience })
         }
     }
 }
@@ -346,18 +350,18 @@ mod tests {
         assert!(to("T=env:A,placeholder=c.example:443", &[a]).unwrap_err().contains("--allow c.example:443"));
     }
 
-    async fn printed(line: &str) -> Result<String, SourceError> {
+    async fn printed(line: &str, patience: Duration) -> Result<String, SourceError> {
         let mut command = Command::new("sh");
         command.args(["-c", line]);
-        let (bytes, status) = output("sh", command).await?;
+        let (bytes, status) = output("sh", command, patience).await?;
         assert!(status.success());
         Ok(String::from_utf8(without_newline(bytes)).unwrap())
     }
 
     #[tokio::test]
     async fn what_a_command_prints_is_taken_without_the_end_of_its_line() {
-        assert_eq!(printed("echo hunter2").await.unwrap(), "hunter2");
-        assert_eq!(printed("printf 'a\\nb\\r\\n'").await.unwrap(), "a\nb");
+        assert_eq!(printed("echo hunter2", COMMAND_TIMEOUT).await.unwrap(), "hunter2");
+        assert_eq!(printed("printf 'a\\nb\\r\\n'", COMMAND_TIMEOUT).await.unwrap(), "a\nb");
     }
 
     #[tokio::test]
@@ -365,10 +369,24 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let pid = dir.path().join("pid");
         let line = format!("sleep 1000 & echo $! > {}; cat /dev/zero", pid.display());
-        let error = printed(&line).await.unwrap_err();
+        let error = printed(&line, COMMAND_TIMEOUT).await.unwrap_err();
         assert!(matches!(error, SourceError::Value(InvalidSecret::Long)), "{error}");
-        let pid: u32 = std::fs::read_to_string(pid).unwrap().trim().parse().unwrap();
-        // It was sent a signal, and ends a moment later.
+        ended(&pid).await;
+    }
+
+    #[tokio::test]
+    async fn a_command_that_hangs_is_ended_with_all_that_it_started() {
+        let dir = tempfile::tempdir().unwrap();
+        let pid = dir.path().join("pid");
+        let line = format!("sleep 1000 & echo $! > {}; wait", pid.display());
+        let error = printed(&line, Duration::from_secs(1)).await.unwrap_err();
+        assert_eq!(error.to_string(), "sh took longer than 1 s");
+        ended(&pid).await;
+    }
+
+    /// Waits for the process whose number is in a file: it was sent a signal, and ends a moment later.
+    async fn ended(file: &Path) {
+        let pid: u32 = std::fs::read_to_string(file).unwrap().trim().parse().unwrap();
         for _ in 0..1000 {
             let state = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
             if state.is_empty() || state.contains(") Z ") {
