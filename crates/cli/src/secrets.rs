@@ -2,7 +2,7 @@
 
 use crate::command::options::{InvalidVariable, check_variable};
 use casemate_machine::egress::{Allow, InvalidEntry};
-use std::{fmt, path::PathBuf, str::FromStr};
+use std::{convert::Infallible, fmt, path::PathBuf, str::FromStr};
 
 /// What follows a source whose value the server is not to have.
 const PLACEHOLDER: &str = ",placeholder";
@@ -38,6 +38,22 @@ pub enum Placeholder {
     Only,
     /// There.
     To(Allow),
+}
+
+/// A secret on the command line. One that is none may be the secret itself: what is wrong is told later, without it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SecretOption(Result<SecretWish, InvalidSecretWish>);
+
+impl SecretOption {
+    /// Reads what stands on the command line.
+    pub fn read(text: &str) -> Result<Self, Infallible> {
+        Ok(Self(SecretWish::here(text)))
+    }
+
+    /// What is meant.
+    pub fn meant(self) -> Result<SecretWish, InvalidSecretWish> {
+        self.0
+    }
 }
 
 /// Why a text names no secret.

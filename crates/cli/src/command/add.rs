@@ -76,6 +76,7 @@ pub async fn run(args: Add, context: &Context) -> Result<Outcome, Error> {
         .check(args.server.transport.port)
         .map_err(|conflict| Error::usage(conflict.to_string()))?;
     let transport = engine::transport(&args.server, &Transport::Stdio)?;
+    let secrets = args.server.secrets()?;
     let wanted = args.wanted(context)?;
     let configuration = context.configuration()?;
     let file = context.config_file()?;
@@ -108,7 +109,7 @@ pub async fn run(args: Add, context: &Context) -> Result<Outcome, Error> {
         idle: args.life.idle.map(|idle| idle.to_string()),
         restart: args.life.restart.map(|policy| policy.to_string()),
         env: args.server.env.iter().cloned().collect(),
-        secrets: args.server.secret.iter().map(|wish| (wish.name.clone(), wish.said())).collect(),
+        secrets: secrets.iter().map(|wish| (wish.name.clone(), wish.said())).collect(),
         allow: args.server.allow.iter().map(ToString::to_string).collect(),
         forward: args.server.forward.iter().map(ToString::to_string).collect(),
         transport: (transport != Transport::Stdio).then(|| transport.as_str().to_owned()),

@@ -11,7 +11,7 @@ use crate::{
     context::Context,
     engine::{
         images::{self, Wanted},
-        secrets::store_in_keyring,
+        secrets::{check_keyring, store_in_keyring},
     },
     error::{Error, Outcome},
     render::{first_line, names},
@@ -103,7 +103,8 @@ pub async fn run(args: Import, context: &Context) -> Result<Outcome, Error> {
     rewrite(&document, &proposals, &launcher).map_err(content)?;
     let mut backup = None;
     if args.file.write {
-        args.add(&mut proposals, context).await?;
+        let added_so_far = args.add(&mut proposals, context).await;
+        added_so_far.map_err(|(error, names)| after(error, &names))?;
         backup = args.put(&document, &mut proposals, &launcher).map_err(|error| added(error, &proposals))?;
     }
     args.report(file.path(), &proposals, backup.as_deref(), context)?;
@@ -143,17 +144,20 @@ fn added(error: ClientError, proposals: &[Proposal]) -> Error {
         Verdict::New(name, _) | Verdict::Left(Obstacle::Changed(name)) => Some(name),
         _ => None,
     });
-    let added: Vec<&Name> = added.collect();
-    match added.is_empty() {
-        true => error.into(),
-        false => Error::from(error).hint(format!(
-            "{} added all the same; end the client and import again, which builds nothing twice",
-            match added.as_slice() {
-                [one] => format!("server {one} was"),
-                more => format!("servers {} were", names(more)),
-            }
-        )),
-    }
+    let added: Vec<Name> = added.cloned().collect();
+    after(error.into(), &added)
+}
+
+/// An error after servers were added, with their names.
+fn after(error: Error, added: &[Name]) -> Error {
+    let which = match added {
+        [] => return error,
+        [one] => format!("server {one} was"),
+        more => format!("servers {} were", names(more)),
+    };
+    error.hint(format!(
+        "{which} added all the same; end the client and import again, which builds nothing twice"
+    ))
 }
 
 impl Import {
@@ -183,8 +187,26 @@ impl Import {
     }
 
     /// Builds and adds the new servers; those that cannot be built are left where they are.
-    async fn add(&self, proposals: &mut [Proposal], context: &Context) -> Result<(), Error> {
+    async fn add(&self, proposals: &mut [Proposal], context: &Context) -> Result<(), (Error, Vec<Name>)> {
+        let mut names = Vec::new();
+        match self.add_each(proposals, context, &mut names).await {
+            Ok(()) => Ok(()),
+            Err(error) => Err((error, names)),
+        }
+    }
+
+    async fn add_each(
+        &self,
+        proposals: &mut [Proposal],
+        context: &Context,
+        names: &mut Vec<Name>,
+    ) -> Result<(), Error> {
         let file = context.config_file()?;
+        let has_secrets = |proposal: &Proposal| matches!(&proposal.verdict, Verdict::New(_, taken) if !taken.secrets.is_empty());
+        if proposals.iter().any(has_secrets) {
+            // Before images are built.
+            check_keyring().await?;
+        }
         for proposal in proposals {
             let Verdict::New(name, taken) = &proposal.verdict else { continue };
             let definition = match self.build(name, taken, context).await {
@@ -205,6 +227,7 @@ impl Import {
                 store_in_keyring(&keyring_key(name, variable), value).await?;
             }
             store.put(name, &definition)?;
+            names.push(name.clone());
         }
         Ok(())
     }

@@ -5,7 +5,7 @@ use crate::{
     engine::{BackendKind, Isolation, Restart},
     error::Error,
     mounts::{FolderWish, VolumeWish},
-    secrets::SecretWish,
+    secrets::{SecretOption, SecretWish},
     units::Idle,
 };
 use casemate_machine::egress::{Allow, Egress, Forward};
@@ -40,6 +40,16 @@ pub struct MachineOptions {
 }
 
 impl ServerOptions {
+    /// Secrets of the server.
+    pub fn secrets(&self) -> Result<Vec<SecretWish>, Error> {
+        let wishes = self.secret.iter().cloned().map(SecretOption::meant);
+        wishes.collect::<Result<_, _>>().map_err(|error| {
+            Error::usage("--secret cannot be used")
+                .because(error)
+                .hint("say where it is, as in --secret TOKEN=env:GITHUB_TOKEN")
+        })
+    }
+
     /// What the server may reach.
     pub fn egress(&self) -> Egress {
         Egress { allow: self.allow.clone(), forward: self.forward.clone() }
@@ -70,9 +80,9 @@ pub struct ServerOptions {
     #[arg(
         long,
         value_name = "NAME=env:VAR|file:PATH|cmd:COMMAND|keyring:KEY[,placeholder[=HOST:PORT]]",
-        value_parser = SecretWish::here
+        value_parser = SecretOption::read
     )]
-    pub secret: Vec<SecretWish>,
+    pub secret: Vec<SecretOption>,
     /// Let the server reach a host, or the hosts below a name (*.SUFFIX:PORT); may be repeated
     #[arg(long, value_name = "HOST:PORT")]
     pub allow: Vec<Allow>,

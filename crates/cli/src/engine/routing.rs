@@ -89,7 +89,7 @@ impl Need {
             backend: wall.backend,
             memory_mb: size(table.memory, environment.memory),
             vcpus: size(table.vcpus, environment.vcpus),
-            folders: of_tool.map(|tool| tool.folders.clone()).unwrap_or_default(),
+            folders: server.zip(tool).map(|(server, tool)| folders(server, tool)).unwrap_or_default(),
             foreign: server.zip(tool).map(|(server, tool)| foreign(server, tool)).unwrap_or_default(),
         }
     }
@@ -129,6 +129,20 @@ impl Need {
         }
         Ok(None)
     }
+}
+
+/// The folders that a tool is called with, as far as a machine may have others in their place: its own, and those
+/// of the server where another tool has one of its own instead.
+fn folders(server: &Server, tool: &str) -> Vec<FolderWish> {
+    let own: Vec<FolderWish> = server.tool(tool).map(|tool| tool.folders.clone()).unwrap_or_default();
+    let others = server.tools.iter().filter(|other| other.name != tool).flat_map(|other| &other.folders);
+    let others: Vec<&FolderWish> = others.collect();
+    let is_contested = |wish: &&FolderWish| {
+        others.iter().any(|other| other.target == wish.target && other != wish)
+            && !own.iter().any(|own| own.target == wish.target)
+    };
+    let contested: Vec<FolderWish> = server.folders.iter().filter(is_contested).cloned().collect();
+    [own, contested].concat()
 }
 
 /// Where a server's other tools have folders that neither the server nor this tool has there.
@@ -234,6 +248,22 @@ fn union(server: &Server, said: &[FolderWish]) -> Result<Vec<FolderWish>, Error>
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_tool_is_not_called_where_another_tools_folder_stands_in_the_place_of_the_servers() {
+        let text = "[[servers]]\nid = \"s\"\nsource = \"builtin:probe\"\nmounts = [\"/srv/public:/data\"]\n\
+                    [[servers.tools]]\nname = \"admin\"\nmounts = [\"/srv/private:/data\"]\n";
+        let folders = |tool: &str| {
+            let mut configuration = Configuration::default();
+            let document =
+                crate::config::written::Document::parse(std::path::Path::new("x.toml"), text).unwrap();
+            configuration.add(document).unwrap();
+            let server = configuration.servers.values().next().unwrap();
+            folders(server, tool).iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(folders("other"), ["/srv/public:/data:ro"]);
+        assert_eq!(folders("admin"), ["/srv/private:/data:ro"]);
+    }
     use crate::config::written::Document;
     use serde_json::json;
 

@@ -18,6 +18,7 @@ use std::{
     io::{self, Read},
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    pin::pin,
     process::{ExitStatus, Stdio},
     time::Duration,
 };
@@ -30,6 +31,9 @@ use zeroize::Zeroizing;
 
 /// How long a command may take: it may ask somebody for a password.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long the output of a command is read that has ended.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// How deep the tree of processes that a command starts is followed.
 const TREE_DEPTH: usize = 16;
@@ -93,7 +97,7 @@ fn holder(wish: &SecretWish, egress: &Egress) -> Result<Holder, Error> {
             let message = format!("secret {name} is to be sent to {to}, which the server may not reach");
             return Err(Error::configuration(message).hint(format!("--allow {to} lets it")));
         }
-        (Placeholder::Only, [only]) => only.clone(),
+        (Placeholder::Only, [only]) if only.target().is_some() => only.clone(),
         (Placeholder::Only, []) => {
             let message =
                 format!("secret {name} is a placeholder, and the server may reach nobody to send it to");
@@ -180,6 +184,36 @@ pub async fn store_in_keyring(key: &str, value: &SecretText) -> Result<(), Error
     ask_keyring(key, command, value.expose()).await
 }
 
+/// Finds out whether there is a keyring, by asking for what is not there.
+pub async fn check_keyring() -> Result<(), Error> {
+    let mut command = Command::new(KEYRING);
+    command.arg("lookup").args(ATTRIBUTES).arg("casemate").stdin(Stdio::null()).stdout(Stdio::null());
+    let failure = match timeout(COMMAND_TIMEOUT, command.kill_on_drop(true).output()).await {
+        // It says nothing where there is nothing.
+        Ok(Ok(output)) if output.stderr.is_empty() => return Ok(()),
+        Ok(Ok(output)) => SourceError::Command { program: KEYRING.to_owned(), status: output.status },
+        Ok(Err(source)) => started(source),
+        Err(_) => SourceError::Slow { program: KEYRING.to_owned(), patience: COMMAND_TIMEOUT },
+    };
+    Err(no_keyring("secrets of servers", failure))
+}
+
+/// Why the keyring's program did not start.
+fn started(source: io::Error) -> SourceError {
+    match source.kind() {
+        io::ErrorKind::NotFound => SourceError::NoKeyring,
+        _ => SourceError::Start { program: KEYRING.to_owned(), source },
+    }
+}
+
+fn no_keyring(what: &str, failure: SourceError) -> Error {
+    let hint = match failure {
+        SourceError::NoKeyring => "install it (Debian and Ubuntu: libsecret-tools)",
+        _ => "is a keyring running and unlocked? it belongs to the session of a desktop",
+    };
+    Error::unavailable(format!("cannot use the keyring for {what}")).because(failure).hint(hint)
+}
+
 /// Removes a secret from the keyring.
 pub async fn remove_from_keyring(key: &str) -> Result<(), Error> {
     let mut command = Command::new(KEYRING);
@@ -199,16 +233,11 @@ async fn ask_keyring(key: &str, mut command: Command, input: &str) -> Result<(),
     let ended = timeout(COMMAND_TIMEOUT, asked).await;
     let failure = match ended {
         Ok(Ok(status)) if status.success() => return Ok(()),
-        Ok(Err(source)) if source.kind() == io::ErrorKind::NotFound => SourceError::NoKeyring,
-        Ok(Err(source)) => SourceError::Start { program: KEYRING.to_owned(), source },
+        Ok(Err(source)) => started(source),
         Ok(Ok(status)) => SourceError::Command { program: KEYRING.to_owned(), status },
         Err(_) => SourceError::Slow { program: KEYRING.to_owned(), patience: COMMAND_TIMEOUT },
     };
-    let hint = match failure {
-        SourceError::NoKeyring => "install it (Debian and Ubuntu: libsecret-tools)",
-        _ => "is a keyring running and unlocked? it belongs to the session of a desktop",
-    };
-    Err(Error::unavailable(format!("cannot use the keyring for {key}")).because(failure).hint(hint))
+    Err(no_keyring(key, failure))
 }
 
 /// Runs a program and takes what it prints, within bounds; whatever it started ends with it.
@@ -222,14 +251,28 @@ async fn output(
     let mut child = command.spawn().map_err(|source| SourceError::Start { program: program(), source })?;
     let mut printed = Zeroizing::new(Vec::with_capacity(SECRET_BYTES + 4));
     let reading = async {
-        if let Some(stdout) = child.stdout.take() {
-            // With a line's end it may be this long; more is too long, whatever comes.
-            stdout.take(SECRET_BYTES as u64 + 3).read_to_end(&mut printed).await?;
+        let Some(stdout) = child.stdout.take() else { return child.wait().await.map(Some) };
+        // With a line's end it may be this long; more is too long, whatever comes.
+        let mut stdout = stdout.take(SECRET_BYTES as u64 + 3);
+        let status = {
+            let mut reading = pin!(stdout.read_to_end(&mut printed));
+            tokio::select! {
+                biased;
+                read = reading.as_mut() => read.map(|_| None)?,
+                status = child.wait() => {
+                    // What it left running may keep its output open, and has no part in this.
+                    if let Ok(read) = timeout(LAST_WORDS, reading).await {
+                        read?;
+                    }
+                    Some(status?)
+                }
+            }
+        };
+        match status {
+            _ if printed.len() > SECRET_BYTES + 2 => Ok(None),
+            Some(status) => Ok(Some(status)),
+            None => child.wait().await.map(Some),
         }
-        if printed.len() > SECRET_BYTES + 2 {
-            return Ok(None);
-        }
-        child.wait().await.map(Some)
     };
     let read = timeout(patience, reading).await;
     match read {
@@ -262,7 +305,7 @@ async fn end(child: &mut Child) {
 fn end_tree(pid: u32, depth: usize) {
     // What is stopped starts nothing more.
     signal(pid, Signal::STOP);
-    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    let children = children(pid);
     if depth > 0 {
         children
             .split_whitespace()
@@ -270,6 +313,14 @@ fn end_tree(pid: u32, depth: usize) {
             .for_each(|child| end_tree(child, depth - 1));
     }
     signal(pid, Signal::KILL);
+}
+
+/// The children of a process, whichever of its threads started them; proc(5).
+fn children(pid: u32) -> String {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let lists =
+        threads.map(|thread| std::fs::read_to_string(thread.path().join("children")).unwrap_or_default());
+    lists.collect::<Vec<_>>().join(" ")
 }
 
 fn signal(pid: u32, signal: Signal) {
@@ -344,6 +395,12 @@ mod tests {
             "b.x.example:443"
         );
         assert!(to("T=env:A,placeholder", &[]).unwrap_err().contains("nobody"));
+        // Whoever has the names below it would choose.
+        assert!(to("T=env:A,placeholder", &["*.x.example:443"]).unwrap_err().contains("several hosts"));
+        assert_eq!(
+            to("T=env:A,placeholder=*.x.example:443", &["*.x.example:443"]).unwrap(),
+            "*.x.example:443"
+        );
         assert!(
             to("T=env:A,placeholder", &[a, b]).unwrap_err().contains("T=env:A,placeholder=a.example:443")
         );
@@ -371,6 +428,16 @@ mod tests {
         let line = format!("sleep 1000 & echo $! > {}; cat /dev/zero", pid.display());
         let error = printed(&line, COMMAND_TIMEOUT).await.unwrap_err();
         assert!(matches!(error, SourceError::Value(InvalidSecret::Long)), "{error}");
+        ended(&pid).await;
+    }
+
+    #[tokio::test]
+    async fn a_command_that_leaves_something_running_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let pid = dir.path().join("pid");
+        let line = format!("sleep 1000 & echo $! > {}; echo hunter2", pid.display());
+        assert_eq!(printed(&line, Duration::from_secs(30)).await.unwrap(), "hunter2");
+        signal(std::fs::read_to_string(&pid).unwrap().trim().parse().unwrap(), Signal::KILL);
         ended(&pid).await;
     }
 

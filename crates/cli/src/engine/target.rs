@@ -74,7 +74,7 @@ pub fn resolve<'a>(
         (Some(server), command) => of_server(context, server, command)?,
     };
     target.transport = transport(options, &target.transport)?;
-    target.overrule(options);
+    target.overrule(options)?;
     Ok(target)
 }
 
@@ -84,18 +84,19 @@ pub fn ad_hoc(name: &str, words: &[String], options: &ServerOptions) -> Result<T
     let mut target = Target::of_source(name, source, args);
     target.command = options.command.as_deref().map(split_command).transpose()?;
     target.transport = transport(options, &target.transport)?;
-    target.overrule(options);
+    target.overrule(options)?;
     Ok(target)
 }
 
 impl Target<'_> {
     /// What the command line says about the server.
-    fn overrule(&mut self, options: &ServerOptions) {
+    fn overrule(&mut self, options: &ServerOptions) -> Result<(), Error> {
         self.env.extend(options.env.iter().cloned());
         self.egress.extend(&options.egress());
-        self.secrets = secrets::overrule(&self.secrets, &options.secret);
+        self.secrets = secrets::overrule(&self.secrets, &options.secrets()?);
         self.folders = overrule(&self.folders, &options.mount, |wish| &wish.target);
         self.volumes = overrule(&self.volumes, &options.volume, |wish| &wish.target);
+        Ok(())
     }
 
     /// Gives the machine folders of tools, in the place of the server's where both have one; what the command

@@ -184,6 +184,22 @@ fn a_secret_that_cannot_be_had_is_told_and_nothing_is_started() {
     assert!(home.records().is_empty());
 }
 
+/// Who gives the secret itself is not shown it again: the errors of a command are in a client's log.
+#[test]
+fn a_secret_in_the_place_of_its_source_is_not_repeated() {
+    let home = Home::new();
+    for words in [
+        &["add", "x", "builtin:probe", "--secret", "TOKEN=hunter2"][..],
+        &["run", "--secret", "TOKEN=hunter2", "--", "true"],
+        &["call", "x", "y", "--command", "true", "--secret=TOKEN=vault:hunter2"],
+    ] {
+        let said = casemate(&home, words);
+        assert_eq!(said.code, 2, "{said:?}");
+        assert!(said.stderr.contains("env:VARIABLE, file:PATH, cmd:COMMAND"), "{said:?}");
+        assert!(!said.stderr.contains("hunter2") && !said.stdout.contains("hunter2"), "{said:?}");
+    }
+}
+
 /// `add` writes where a secret is, and not what it is.
 #[test]
 fn a_definition_says_where_a_secret_is() {

@@ -1,7 +1,7 @@
 //! What is written down: every attempt with its verdict in `egress.log`, and refusals in the server's log,
 //! where people look who wonder why their server cannot reach something.
 
-use super::{budget::lock, carry::Meter};
+use super::{budget::lock, carry::Meter, swap::Used};
 use crate::{log::CappedLog, secret::Redactor};
 use jiff::Timestamp;
 use serde::Serialize;
@@ -56,6 +56,8 @@ pub(super) struct Attempt<'a> {
     pub(super) line: Line<'a>,
     /// Its reason.
     pub(super) reason: Option<String>,
+    /// Which secrets were put into requests.
+    pub(super) secrets: Used,
     meter: Arc<Meter>,
 }
 
@@ -78,7 +80,13 @@ impl<'a> Attempt<'a> {
             sent: None,
             received: None,
         };
-        Self { journal, line, reason: Some("the guest went away".to_owned()), meter }
+        Self {
+            journal,
+            line,
+            reason: Some("the guest went away".to_owned()),
+            secrets: Used::default(),
+            meter,
+        }
     }
 
     /// What it wants it may have, from now on.
@@ -95,9 +103,11 @@ impl Drop for Attempt<'_> {
     fn drop(&mut self) {
         let (sent, received) = self.meter.bytes();
         let is_over = self.line.verdict == Verdict::Ended;
+        let secrets = lock(&self.secrets);
         self.journal.write(&Line {
             time: Timestamp::now(),
             reason: self.reason.as_deref(),
+            secrets: secrets.iter().map(String::as_str).collect(),
             sent: is_over.then_some(sent),
             received: is_over.then_some(received),
             ..self.line.clone()

@@ -306,19 +306,19 @@ impl Gate {
 
     /// Carries one connection to its end, after the guest has shown that it wants the server that it asked for:
     /// nothing of the guest's goes out before.
-    async fn carry<'a>(
-        &'a self,
+    async fn carry(
+        &self,
         target: &Target,
         mut guest: impl AsyncRead + AsyncWrite + Unpin,
         outside: Outside,
-        attempt: &mut Attempt<'a>,
+        attempt: &mut Attempt<'_>,
     ) -> Result<(), Refused> {
         match (outside, &self.swap) {
             (Outside::Verified(outside), Some(swap)) => {
                 let guest = swap.accept(target, guest).await.map_err(Refused::Inside)?;
                 attempt.allow();
-                (attempt.reason, attempt.line.secrets) =
-                    swap.carry(target, guest, *outside, &self.bounds).await;
+                let used = &attempt.secrets;
+                attempt.reason = swap.carry(target, guest, *outside, &self.bounds, used).await;
             }
             (Outside::Plain(outside), _) => {
                 let first = self.expect_server(&mut guest, target).await?;

@@ -1,4 +1,5 @@
-//! Secrets of a server: from the command that found them, over the leash, to the supervisor, and never to a disk.
+//! Secrets of a server: from the command that found them, over the leash, to the supervisor, and to no disk: but for
+//! the memory of a suspended machine, in which a secret is that its server was given.
 //!
 //! ```text
 //! command ── Order (leash) ──> supervisor ─┬─ given:       the server's environment, at its start

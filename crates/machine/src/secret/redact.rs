@@ -10,6 +10,9 @@ use zeroize::Zeroizing;
 /// (`}`, `-----`) are no secret and stand everywhere.
 const LINE_BYTES: usize = 8;
 
+/// What begins like a secret for so many bytes is one that was cut.
+const BEGINNING_BYTES: usize = 16;
+
 /// Knows what must not be written.
 #[derive(Default)]
 pub(crate) struct Redactor {
@@ -36,7 +39,8 @@ impl Redactor {
 
     /// The same bytes without secrets.
     pub(crate) fn bytes<'a>(&self, bytes: &'a [u8]) -> Cow<'a, [u8]> {
-        match self.patterns.iter().any(|pattern| memmem::find(bytes, &pattern.bytes).is_some()) {
+        let begins = |pattern: &Pattern| memmem::find(bytes, pattern.beginning()).is_some();
+        match self.patterns.iter().any(begins) {
             true => Cow::Owned(self.scan(bytes, true).0),
             false => Cow::Borrowed(bytes),
         }
@@ -44,8 +48,23 @@ impl Redactor {
 
     /// The same text without secrets.
     pub(crate) fn text(&self, text: &str) -> String {
-        // Whole texts are taken out of a text.
+        // Beginnings of texts are taken out of a text, and a character may be cut.
         String::from_utf8_lossy(&self.bytes(text.as_bytes())).into_owned()
+    }
+
+    /// The beginning of a text without secrets, of which one may be cut by the end.
+    pub(crate) fn beginning(&self, text: &[u8]) -> String {
+        String::from_utf8_lossy(&self.scan(text, false).0).into_owned()
+    }
+
+    /// The end of a text without secrets, of which one may be cut by its beginning: unless it is known to be whole,
+    /// what stands before its first line's end is left out.
+    pub(crate) fn end(&self, text: &str, is_whole: bool) -> String {
+        match text.split_once('\n') {
+            _ if is_whole || self.patterns.is_empty() => self.text(text),
+            Some((_, rest)) => self.text(rest),
+            None => String::new(),
+        }
     }
 
     /// The same bytes without secrets, and how many at the end may be the beginning of one: they are left out,
@@ -54,19 +73,27 @@ impl Redactor {
         let (mut clean, mut rest) = (Vec::with_capacity(bytes.len()), bytes);
         'next: while let [first, after @ ..] = rest {
             for pattern in &self.patterns {
-                if let Some(behind) = rest.strip_prefix(&**pattern.bytes) {
-                    clean.extend_from_slice(pattern.shown.as_bytes());
-                    rest = behind;
-                    continue 'next;
-                }
-                if !is_all && pattern.bytes.starts_with(rest) {
+                let same = pattern.bytes.iter().zip(rest).take_while(|(a, b)| a == b).count();
+                if !is_all && same == rest.len() && same < pattern.bytes.len() {
                     return (clean, rest.len());
+                }
+                if same >= pattern.beginning().len() {
+                    clean.extend_from_slice(pattern.shown.as_bytes());
+                    rest = &rest[same..];
+                    continue 'next;
                 }
             }
             clean.push(*first);
             rest = after;
         }
         (clean, 0)
+    }
+}
+
+impl Pattern {
+    /// So much of it is taken for it: somebody may have cut it.
+    fn beginning(&self) -> &[u8] {
+        &self.bytes[..self.bytes.len().min(BEGINNING_BYTES)]
     }
 }
 
@@ -165,6 +192,21 @@ mod tests {
             "[secret S1] [secret S0]-"
         );
         assert_eq!(streamed(both(), &[b"xabcab", b"cab"]), "x[secret S2]cab");
+    }
+
+    #[test]
+    fn a_secret_that_somebody_cut_is_taken_out_too() {
+        let value = "0123456789abcdef".repeat(200);
+        let redactor = redactor(&[&value]);
+        assert_eq!(
+            redactor.text(&format!("cannot read {:?}...", &value[..200])),
+            "cannot read \"[secret S0]\"..."
+        );
+        assert_eq!(redactor.beginning(format!("config: {}", &value[..9]).as_bytes()), "config: ");
+        assert_eq!(redactor.beginning(format!("config: {value}").as_bytes()), "config: [secret S0]");
+        assert_eq!(redactor.end(&format!("{}\nlast: {value}", &value[7..]), false), "last: [secret S0]");
+        assert_eq!(redactor.end(&value[7..], false), "");
+        assert_eq!(Redactor::default().end("cut and kept", false), "cut and kept");
     }
 
     #[test]

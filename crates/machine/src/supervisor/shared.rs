@@ -11,6 +11,7 @@ use crate::{
 use casemate_link::Connector;
 use casemate_proto::{
     control::{Exit, Request},
+    limits::STDERR_TAIL_BYTES,
     port,
 };
 use serde::de::DeserializeOwned;
@@ -208,7 +209,8 @@ impl Shared {
     /// Writes a line that the server printed on stdout, and that is no message, to its log.
     pub(super) fn note_garbage(&self, line: &[u8]) {
         self.garbage_lines.set(self.garbage_lines.get() + 1);
-        let line = String::from_utf8_lossy(&line[..line.len().min(GARBAGE_BYTES)]).into_owned();
+        // Whoever gives a part of a line has cut it, too.
+        let line = self.recorder.kept.redactor.beginning(&line[..line.len().min(GARBAGE_BYTES)]);
         self.note(&format!("not a message on stdout: {line}"));
     }
 
@@ -220,7 +222,8 @@ impl Shared {
     /// The agent tells how the server ended.
     pub(super) fn server_ended(&self, mut exit: Exit) {
         self.server_log.borrow_mut().flush();
-        exit.stderr_tail = self.clean(&exit.stderr_tail);
+        let is_whole = exit.stderr_tail.len() < STDERR_TAIL_BYTES;
+        exit.stderr_tail = self.recorder.kept.redactor.end(&exit.stderr_tail, is_whole);
         self.server_exit.send_replace(Some(exit));
     }
 

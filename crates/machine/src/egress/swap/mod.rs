@@ -93,6 +93,9 @@ pub(super) struct Verified {
     meter: Arc<Meter>,
 }
 
+/// Names of secrets that were put into requests.
+pub(super) type Used = Mutex<BTreeSet<String>>;
+
 type Answer = Response<Either<Incoming, Full<Bytes>>>;
 
 impl Swap {
@@ -165,32 +168,31 @@ impl Swap {
         }
     }
 
-    /// Carries requests and answers until one side ends, or a bound is reached; says why, and which secrets were
-    /// put into requests.
+    /// Carries requests and answers until one side ends, or a bound is reached; says why. `used` has
+    /// the names of the secrets that were put into requests.
     pub(super) async fn carry(
         &self,
         target: &Target,
         guest: impl AsyncRead + AsyncWrite + Unpin,
         outside: Verified,
         bounds: &Bounds,
-    ) -> (Option<String>, Vec<&str>) {
+        used: &Used,
+    ) -> Option<String> {
         let Verified { stream, meter } = outside;
-        let used = Mutex::new(BTreeSet::new());
-        let carrying = self.requests(target, guest, stream, bounds, &used);
-        let reason = tokio::select! {
+        let carrying = self.requests(target, guest, stream, bounds, used);
+        tokio::select! {
             carried = carrying => carried.err().map(|error| chain(&error)),
             reason = idle(&meter, bounds) => Some(reason),
-        };
-        (reason, super::budget::lock(&used).iter().copied().collect())
+        }
     }
 
-    async fn requests<'a>(
-        &'a self,
+    async fn requests(
+        &self,
         target: &Target,
         guest: impl AsyncRead + AsyncWrite + Unpin,
         outside: impl AsyncRead + AsyncWrite + Unpin,
         bounds: &Bounds,
-        used: &Mutex<BTreeSet<&'a str>>,
+        used: &Used,
     ) -> hyper::Result<()> {
         let (sender, to_server) =
             client::Builder::new().max_buf_size(HEAD_BYTES).handshake(TokioIo::new(outside)).await?;
@@ -202,29 +204,32 @@ impl Swap {
             .timer(TokioTimer::new())
             .header_read_timeout(bounds.idle)
             .max_buf_size(HEAD_BYTES)
-            .half_close(true)
             .serve_connection(TokioIo::new(guest), service);
         let (mut serving, mut to_server) = (pin!(serving), pin!(to_server));
-        tokio::select! {
+        // It says no more, well or badly: what it said last is still to be passed on.
+        let ended = tokio::select! {
             served = serving.as_mut() => return served,
-            // It says no more: what it said last is still to be passed on.
-            ended = to_server.as_mut() => ended?,
-        }
+            ended = to_server.as_mut() => ended,
+        };
         serving.as_mut().graceful_shutdown();
-        serving.await
+        serving.await?;
+        ended
     }
 
     /// Passes one request on, and its answer back.
-    async fn forward<'a>(
-        &'a self,
+    async fn forward(
+        &self,
         target: &Target,
         request: Request<Incoming>,
         sender: &tokio::sync::Mutex<client::SendRequest<Incoming>>,
-        used: &Mutex<BTreeSet<&'a str>>,
+        used: &Used,
     ) -> Answer {
         let (mut parts, body) = request.into_parts();
-        if parts.method == Method::CONNECT {
-            return refusal(StatusCode::BAD_REQUEST, "no tunnels through casemate");
+        match parts.method {
+            Method::CONNECT => return refusal(StatusCode::BAD_REQUEST, "no tunnels through casemate"),
+            // A server that heeds it would answer with what it was sent (RFC 9110, section 9.3.8).
+            Method::TRACE => return refusal(StatusCode::METHOD_NOT_ALLOWED, "no TRACE with a secret"),
+            _ => {}
         }
         let path = parts.uri.into_parts().path_and_query.map_or_else(Uri::default, Uri::from);
         (parts.uri, parts.version) = (path, Version::HTTP_11);
@@ -234,8 +239,8 @@ impl Swap {
         };
         parts.headers.insert(HOST, host);
         let secrets: Vec<&Swapped> = self.of(target).collect();
-        let note = |name| {
-            super::budget::lock(used).insert(name);
+        let note = |name: &str| {
+            super::budget::lock(used).insert(name.to_owned());
         };
         if let Err(unfit) = header::swap(&mut parts.headers, &secrets, note) {
             return refusal(StatusCode::BAD_GATEWAY, &unfit.to_string());

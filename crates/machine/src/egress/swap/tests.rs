@@ -5,8 +5,9 @@ use super::*;
 use crate::secret::SecretText;
 use rcgen::{CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::{
-    ServerConfig,
-    pki_types::{PrivateKeyDer, pem::PemObject},
+    DigitallySignedStruct, ServerConfig, SignatureScheme,
+    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    pki_types::{PrivateKeyDer, UnixTime, pem::PemObject},
 };
 use std::net::SocketAddr;
 use tokio::{
@@ -28,8 +29,7 @@ fn world() -> CertifiedIssuer<'static, KeyPair> {
     CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
 }
 
-/// A server that answers each request with what it was sent, in the body of its answer.
-async fn mirror(world: &CertifiedIssuer<'static, KeyPair>, name: &str) -> SocketAddr {
+fn acceptor(world: &CertifiedIssuer<'static, KeyPair>, name: &str) -> TlsAcceptor {
     let key = KeyPair::generate().unwrap();
     let certificate = CertificateParams::new([name.to_owned()]).unwrap().signed_by(&key, world).unwrap();
     let config = ServerConfig::builder_with_provider(provider())
@@ -38,8 +38,12 @@ async fn mirror(world: &CertifiedIssuer<'static, KeyPair>, name: &str) -> Socket
         .with_no_client_auth()
         .with_single_cert(vec![certificate.der().clone()], PrivateKeyDer::Pkcs8(key.serialize_der().into()))
         .unwrap();
-    let (acceptor, listener) =
-        (TlsAcceptor::from(Arc::new(config)), TcpListener::bind("127.0.0.1:0").await.unwrap());
+    TlsAcceptor::from(Arc::new(config))
+}
+
+/// A server that answers each request with what it was sent, in the body of its answer.
+async fn mirror(world: &CertifiedIssuer<'static, KeyPair>, name: &str) -> SocketAddr {
+    let (acceptor, listener) = (acceptor(world, name), TcpListener::bind("127.0.0.1:0").await.unwrap());
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
@@ -124,8 +128,9 @@ async fn exchange(swap: &Swap, to: &Target, at: SocketAddr, sent: &str) -> (Stri
     };
     let carried = async {
         let accepted = swap.accept(to, far).await.unwrap();
-        let (_, used) = swap.carry(to, accepted, verified, &bounds).await;
-        used.into_iter().map(str::to_owned).collect()
+        let used = Used::default();
+        swap.carry(to, accepted, verified, &bounds, &used).await;
+        used.into_inner().unwrap().into_iter().collect()
     };
     tokio::join!(inside, carried)
 }
@@ -172,20 +177,121 @@ async fn a_server_that_is_not_who_it_should_be_hears_nothing() {
     }
 }
 
+/// A client that believes whoever it speaks with.
+#[derive(Debug)]
+struct Believing;
+
+impl ServerCertVerifier for Believing {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        provider().signature_verification_algorithms.supported_schemes()
+    }
+}
+
 #[tokio::test]
 async fn a_guest_that_wants_another_server_or_speaks_no_tls_is_refused() {
     let world = world();
-    let (swap, to) =
-        (swap(&world, "*.example:443".replace("*.", "api.").as_str()), target("api.example:443"));
+    let (swap, to) = (swap(&world, "api.example:443"), target("api.example:443"));
+    let config = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Believing))
+        .with_no_client_auth();
     let (near, far) = tokio::io::duplex(64 << 10);
-    // Its certificate is for the right one, so the guest refuses, too: whoever is first.
-    let (inside, accepted) = tokio::join!(guest(swap.trust(), "b.example", near), swap.accept(&to, far));
-    assert!(inside.is_err() || accepted.is_err());
-    assert!(accepted.is_err());
+    let name = ServerName::try_from("b.example").unwrap();
+    let (_inside, accepted) =
+        tokio::join!(TlsConnector::from(Arc::new(config)).connect(name, near), swap.accept(&to, far));
+    assert_eq!(accepted.unwrap_err().to_string(), "its TLS handshake is for b.example");
 
     let (mut near, far) = tokio::io::duplex(64 << 10);
     near.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
     assert!(swap.accept(&to, far).await.is_err());
+}
+
+/// A server that answers and is gone, without the words with which TLS ends.
+async fn abrupt(world: &CertifiedIssuer<'static, KeyPair>) -> SocketAddr {
+    let (acceptor, listener) = (acceptor(world, NAME), TcpListener::bind("127.0.0.1:0").await.unwrap());
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut stream = acceptor.accept(stream).await.unwrap();
+        head_of(&mut stream).await.unwrap();
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello").await.unwrap();
+        stream.flush().await.unwrap();
+    });
+    address
+}
+
+#[tokio::test]
+async fn an_answer_is_passed_on_though_its_server_is_gone() {
+    let world = world();
+    let (swap, to) = (swap(&world, "api.example:443"), target("api.example:443"));
+    let at = abrupt(&world).await;
+    let (answer, _) = exchange(&swap, &to, at, "GET / HTTP/1.1\r\n\r\n").await;
+    assert!(answer.ends_with("hello"), "{answer:?}");
+}
+
+/// A program that asked, and did not wait, holds nobody's place.
+#[tokio::test]
+async fn a_program_that_has_gone_ends_its_request() {
+    let world = world();
+    let (swap, to) = (swap(&world, "api.example:443"), target("api.example:443"));
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (at, acceptor) = (silent.local_addr().unwrap(), acceptor(&world, NAME));
+    let asked = tokio::spawn(async move {
+        let (stream, _) = silent.accept().await.unwrap();
+        let mut stream = acceptor.accept(stream).await.unwrap();
+        head_of(&mut stream).await.unwrap();
+        stream
+    });
+    let verified = swap.verify(&to, metered(TcpStream::connect(at).await.unwrap())).await.unwrap();
+    let (near, far) = tokio::io::duplex(64 << 10);
+    let inside = async {
+        let mut stream = guest(swap.trust(), NAME, near).await.unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+        let _held = asked.await.unwrap();
+        stream.shutdown().await.unwrap();
+        drop(stream);
+        // The server outside goes on.
+        std::future::pending::<()>().await
+    };
+    let carried = async {
+        let accepted = swap.accept(&to, far).await.unwrap();
+        swap.carry(&to, accepted, verified, &Bounds::default(), &Used::default()).await
+    };
+    tokio::select! {
+        () = inside => {}
+        ended = timeout(Duration::from_secs(20), carried) => drop(ended.expect("it is waited for")),
+    }
 }
 
 #[tokio::test]
@@ -195,6 +301,10 @@ async fn nonsense_from_the_guest_reaches_nobody() {
     let at = mirror(&world, NAME).await;
     for (sent, status) in [
         ("CONNECT b.example:443 HTTP/1.1\r\nhost: b.example\r\nconnection: close\r\n\r\n", "400"),
+        (
+            "TRACE / HTTP/1.1\r\nauthorization: Bearer casemate-placeholder-00\r\nconnection: close\r\n\r\n",
+            "405",
+        ),
         ("GET / HTTP/1.1\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n", "400"),
         ("\x16\x03\r\n\r\n", "400"),
     ] {
@@ -208,9 +318,11 @@ async fn nonsense_from_the_guest_reaches_nobody() {
         };
         let carried = async {
             let accepted = swap.accept(&to, far).await.unwrap();
-            swap.carry(&to, accepted, verified, &Bounds::default()).await
+            let used = Used::default();
+            swap.carry(&to, accepted, verified, &Bounds::default(), &used).await;
+            used.into_inner().unwrap()
         };
-        let (answer, (_, used)) = tokio::join!(inside, carried);
+        let (answer, used) = tokio::join!(inside, carried);
         assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{sent:?}: {answer:?}");
         assert!(used.is_empty());
     }
