@@ -13,8 +13,8 @@ use zeroize::{Zeroize, Zeroizing};
 
 /// Put secrets into the system's keyring, and remove them
 ///
-/// What is there under KEY is given to a server by `--secret NAME=keyring:KEY`. It is found and changed with
-/// other tools, too, by its attributes: service=casemate, username=KEY.
+/// What is there under KEY is given to a server by `--secret NAME=keyring:KEY`. It is found and
+/// changed with other tools, too, by its attributes: service=casemate, username=KEY.
 ///
 /// Examples:
 ///   casemate secret set github
