@@ -16,13 +16,14 @@ use tokio::net::TcpListener;
 
 /// Serve all servers over HTTP: each client has a session, and a machine of its own
 ///
-/// Server NAME is at /mcp/NAME, over Streamable HTTP of the revisions 2025-03-26 to 2025-11-25. A session begins
-/// with `initialize`, whose machine is restored from the server's template, and ends with DELETE, when nothing
-/// was said for a while, or with its server. /health says that the gateway answers, /ready that it takes
-/// sessions. SIGTERM lets open requests be answered first; a second signal ends it at once.
+/// Server NAME is at /mcp/NAME, over Streamable HTTP of the revisions 2025-03-26 to 2025-11-25. A
+/// session begins with `initialize`: its machine is restored from the server's template. It ends with
+/// DELETE, when nothing was said for a while, or with its server. /health says that the gateway
+/// answers, /ready that it takes sessions. SIGTERM lets open requests be answered first; a second
+/// signal ends it at once.
 ///
-/// There is no authentication yet, so it listens on this machine only, and is only known under this machine's
-/// own names.
+/// There is no authentication yet, so it listens on this machine only, and is only known under this
+/// machine's own names.
 ///
 /// Examples:
 ///   casemate serve

@@ -84,7 +84,7 @@ fn a_crash_during_a_call_is_told_within_a_second() {
     let serving = Serving::start(&home, &[]);
     let mut client = Client::begin(&serving, "probe", json!({}));
     let mut other = Client::begin(&serving, "other", json!({}));
-    client.call("log_to_stderr", json!({"line": "my last words"})).whole();
+    client.call("log_to_stderr", json!({"text": "my last words"})).whole();
     let began = Instant::now();
     let told = client.call("exit", json!({"code": 7})).whole();
     let took = began.elapsed();
