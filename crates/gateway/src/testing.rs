@@ -238,7 +238,7 @@ impl World {
     pub async fn send(&self, request: Request<Full<Bytes>>) -> hyper::Response<Incoming> {
         let (mut sender, connection) = http1::handshake(TokioIo::new(self.connect())).await.unwrap();
         spawn_local(connection);
-        sender.send_request(request).await.unwrap()
+        bounded(sender.send_request(request)).await.unwrap()
     }
 
     pub async fn ask(&self, request: Request<Full<Bytes>>) -> Answer {
@@ -334,9 +334,14 @@ fn with(request: hyper::http::request::Builder, session: Option<&str>, body: &st
 
 pub async fn read(response: hyper::Response<Incoming>) -> Answer {
     let (head, body) = response.into_parts();
-    let body = body.collect().await.unwrap().to_bytes();
+    let body = bounded(body.collect()).await.unwrap().to_bytes();
     let body = String::from_utf8(body.to_vec()).unwrap();
     Answer { status: head.status, headers: head.headers, body }
+}
+
+/// What never comes fails a test: where time passes at once, a stream that is kept alive would fill the memory.
+async fn bounded<T>(wait: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(3600), wait).await.expect("an answer within an hour")
 }
 
 /// The next piece of a stream; `None` at its end, and after a minute.

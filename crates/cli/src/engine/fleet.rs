@@ -10,6 +10,7 @@ use crate::{
     context::Context,
     engine::{Target, launch_error},
     error::Error,
+    render::harmless,
 };
 use casemate_gateway::{Backend, Machine, OpenError};
 use casemate_machine::{ConversationEnd, LaunchError, Step, registry::ClaimError};
@@ -95,7 +96,7 @@ impl Fleet {
 
     /// A client is told what failed; where the logs are, and what to try, is for whoever runs the gateway.
     fn failed(&self, error: &Error) -> OpenError {
-        self.context.screen.note(&error.report().to_string());
+        self.context.screen.note(&harmless(&error.report().to_string()));
         OpenError::Failed(error.to_string())
     }
 }
@@ -112,7 +113,8 @@ impl Backend for Fleet {
     }
 
     fn note(&self, sentence: &str) {
-        self.context.screen.note(sentence);
+        // A guest's console may be part of it.
+        self.context.screen.note(&harmless(sentence));
     }
 }
 

@@ -35,11 +35,7 @@ pub async fn drive<B: Backend>(
     if session.over().is_none() {
         let over = match machine.connect().await {
             Ok(stream) => match converse(stream, &session, outgoing).await {
-                Over::Ended(None) => {
-                    // Nobody is to send it anything more while it is asked why.
-                    session.initialized.set(false);
-                    Over::Ended(machine.end().await)
-                }
+                Over::Ended(None) => Over::Ended(machine.end().await),
                 over => over,
             },
             Err(error) => Over::NotOpened(error),
