@@ -64,6 +64,7 @@ pub enum Command {
     Tools(Box<command::tools::Tools>),
     Call(Box<command::call::Call>),
     Run(Box<command::run::Run>),
+    Serve(Box<command::serve::Serve>),
     Test(command::test::Test),
     Mcp(command::mcp::Mcp),
     #[command(flatten)]

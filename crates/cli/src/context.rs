@@ -5,6 +5,7 @@ use crate::{
     config::{self, Configuration, settings::Environment},
     engine::Home,
     error::Error,
+    interrupt::Drain,
     render::Screen,
 };
 use casemate_proto::ids::Name;
@@ -27,6 +28,8 @@ pub struct Context {
     pub leases: RefCell<BTreeSet<Name>>,
     /// Machines that this command started and let go.
     pub kept: RefCell<Vec<Name>>,
+    /// For a command that ends in its own time when it is told to.
+    pub drain: Drain,
     config: Option<PathBuf>,
 }
 
@@ -39,6 +42,7 @@ impl Context {
             home: Home::from_environment()?,
             leases: RefCell::default(),
             kept: RefCell::default(),
+            drain: Drain::default(),
             config: global.config.clone(),
         })
     }

@@ -54,7 +54,8 @@ fn run(cli: Cli) -> Result<Outcome, Error> {
     let runtime = runtime.map_err(|error| Error::unavailable("cannot start").because(error))?;
     let local = tokio::task::LocalSet::new();
     let work = command::dispatch(cli.command, &context);
-    let result = local.block_on(&runtime, interrupt::guard(work, engine::machines::gone(&context)));
+    let guarded = interrupt::guard(work, engine::machines::gone(&context), &context.drain);
+    let result = local.block_on(&runtime, guarded);
     drop(local);
     // Not waiting for threads: one may read standard input until its writer closes it.
     runtime.shutdown_background();

@@ -28,7 +28,7 @@ use crate::compose;
 use crate::envelope::{Envelope, Id, Message};
 use crate::object::{self, ObjectError};
 
-mod places;
+pub mod places;
 
 use places::{Belonging, By};
 

@@ -7,9 +7,6 @@ use clap::Subcommand;
 #[derive(Debug, Clone, PartialEq, Subcommand)]
 #[allow(missing_docs)]
 pub enum Later {
-    /// Run the gateway (not built yet)
-    #[command(hide = true, disable_help_flag = true)]
-    Serve(Rest),
     /// Run the SSH automation server (not built yet)
     #[command(hide = true, disable_help_flag = true)]
     SshServer(Rest),
@@ -42,9 +39,6 @@ impl Later {
     /// Says that the command is not built yet, and what to use meanwhile.
     pub fn refuse(&self) -> Error {
         let (name, instead) = match self {
-            Self::Serve(_) => {
-                ("serve", "`casemate run NAME` serves one client over standard input and output")
-            }
             Self::SshServer(_) => ("ssh-server", "there is no substitute in this version"),
             Self::Load(_) => ("load", "`casemate test` times one machine"),
             Self::Reliability(_) => ("reliability", "there is no substitute in this version"),

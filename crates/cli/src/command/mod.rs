@@ -18,6 +18,7 @@ pub mod options;
 pub mod remove;
 pub mod run;
 pub mod secret;
+pub mod serve;
 pub mod status;
 pub mod stop;
 pub mod template;
@@ -56,6 +57,7 @@ pub async fn dispatch(command: Command, context: &Rc<Context>) -> Result<Outcome
         Command::Tools(args) => tools::run(*args, context).await,
         Command::Call(args) => call::run(*args, context).await,
         Command::Run(args) => run::run(*args, context).await,
+        Command::Serve(args) => serve::run(*args, context).await,
         Command::Test(args) => test::run(args, context).await,
         Command::Mcp(args) => Box::pin(dispatch(args.canonical(), context)).await,
         Command::Later(args) => Err(args.refuse()),

@@ -4,6 +4,7 @@
 pub mod asking;
 pub mod disks;
 mod failure;
+pub mod fleet;
 pub mod images;
 pub mod kernels;
 pub mod machines;

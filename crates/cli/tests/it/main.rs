@@ -33,6 +33,7 @@ mod routing;
 mod run;
 mod secrets;
 mod security;
+mod serve;
 mod servers;
 mod support;
 mod suspend;

@@ -89,8 +89,8 @@ impl Agreed {
     }
 }
 
-/// The modern revision that a message names in its `_meta`.
-fn stated_version(params: &str) -> Option<String> {
+/// The modern revision that `params` of a message name in their `_meta`; one that is not known counts as modern.
+pub fn stated_version(params: &str) -> Option<String> {
     let [meta] = object::find(params, ["_meta"]).ok()?;
     let [version] = object::find(meta?.get(), [META_VERSION]).ok()?;
     let version = text(version?)?;

@@ -31,6 +31,7 @@ pub mod sse;
 
 pub use bridge::{End, bridge};
 pub use exchange::Lost;
+pub use headers::stated_version;
 
 use std::io;
 

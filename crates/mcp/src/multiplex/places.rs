@@ -28,7 +28,8 @@ pub(super) enum Belonging<'a> {
     Unclear,
 }
 
-pub(super) fn progress_token_of_request(params: Option<&str>) -> Result<Option<&str>, Refused> {
+/// The progress token in `params` of a request.
+pub fn progress_token_of_request(params: Option<&str>) -> Result<Option<&str>, Refused> {
     let Some(meta) = member(params, "_meta")? else { return Ok(None) };
     if !meta.starts_with('{') {
         return Ok(None);
@@ -40,7 +41,13 @@ pub(super) fn progress_token_of_request(params: Option<&str>) -> Result<Option<&
     }
 }
 
-pub(super) fn request_id_of_cancellation(params: Option<&str>) -> Result<Option<&str>, Refused> {
+/// The token in `params` of a progress notification.
+pub fn token_of_progress(params: Option<&str>) -> Result<Option<&str>, Refused> {
+    member(params, "progressToken")
+}
+
+/// The id in `params` of a cancellation.
+pub fn request_id_of_cancellation(params: Option<&str>) -> Result<Option<&str>, Refused> {
     member(params, "requestId")
 }
 
@@ -52,7 +59,7 @@ pub(super) fn subscription_of(object: &str) -> Option<&str> {
 pub(super) fn place_of_notification(message: &Message) -> Belonging<'_> {
     let Envelope::Notification { method, params } = message.envelope() else { return Belonging::Unclear };
     let (found, by) = match method {
-        "notifications/progress" => (member(params, "progressToken"), By::Token),
+        "notifications/progress" => (token_of_progress(params), By::Token),
         "notifications/cancelled" => (member(params, "requestId"), By::End),
         _ => match subscription(params) {
             Ok(None) => return Belonging::Nobody,

@@ -1,0 +1,7 @@
+//! Each rule of the transport, and each kind of bad input, over an in-memory connection.
+
+mod bad;
+mod bounds;
+mod ending;
+mod sessions;
+mod streams;

@@ -1,0 +1,77 @@
+//! Bounds on everything that clients and servers send and hold.
+
+use casemate_proto::limits::MCP_MESSAGE_BYTES;
+use std::time::Duration;
+
+/// What the gateway takes, holds and waits for.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// The longest body of a request, in bytes.
+    pub body_bytes: usize,
+    /// What the bodies of all requests that are not yet with their servers may take together, in bytes.
+    pub bodies_bytes: usize,
+    /// The longest head of a request, in bytes; at least 8192.
+    pub head_bytes: usize,
+    /// The most header fields of a request.
+    pub head_fields: usize,
+    /// How long the head of a request may take, and how long a connection may rest between two requests.
+    pub head_time: Duration,
+    /// How long the body of a request may take.
+    pub body_time: Duration,
+    /// The most connections; others wait to be accepted.
+    pub connections: usize,
+    /// The most sessions, those that start and those that end included.
+    pub sessions: usize,
+    /// The most machines that start at once.
+    pub starts: usize,
+    /// The most sessions that wait until their machine may start.
+    pub queue: usize,
+    /// The most open requests of one session.
+    pub open_requests: usize,
+    /// The most messages of one session that wait to be written to its server.
+    pub outbox: usize,
+    /// How long a message may wait for a place among them.
+    pub outbox_time: Duration,
+    /// What one session keeps for clients that read slowly or come back, in bytes, beside one message that may
+    /// be longer.
+    pub kept_bytes: usize,
+    /// The most streams of one session that are over and kept for clients that come back.
+    pub kept_streams: usize,
+    /// How long a server has to wait for a client that does not read; then the client's stream is cut.
+    pub slow_reader: Duration,
+    /// How long an answer may take to be a document by itself; then a stream is begun.
+    pub quick: Duration,
+    /// How often something is sent on a stream that rests.
+    pub keep_alive: Duration,
+    /// After how long without a message a session ends.
+    pub session_idle: Duration,
+    /// How long requests may take to be answered once the gateway is told to end.
+    pub drain: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            body_bytes: MCP_MESSAGE_BYTES,
+            bodies_bytes: 8 * MCP_MESSAGE_BYTES,
+            head_bytes: 64 << 10,
+            head_fields: 100,
+            head_time: Duration::from_secs(15),
+            body_time: Duration::from_secs(60),
+            connections: 1024,
+            sessions: 1024,
+            starts: 4,
+            queue: 64,
+            open_requests: 64,
+            outbox: 16,
+            outbox_time: Duration::from_secs(10),
+            kept_bytes: 1 << 20,
+            kept_streams: 32,
+            slow_reader: Duration::from_secs(10),
+            quick: Duration::from_secs(1),
+            keep_alive: Duration::from_secs(15),
+            session_idle: Duration::from_secs(30 * 60),
+            drain: Duration::from_secs(10),
+        }
+    }
+}
