@@ -33,7 +33,9 @@ pub struct VolumeWish {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidMount {
     /// A folder's parts are not there.
-    #[error("write HOST:GUEST, such as /srv/data:/data, and :rw after it if the server is to change it")]
+    #[error(
+        "write HOST:GUEST, such as /srv/data:/data; what the server is to change is a volume (--volume NAME:GUEST)"
+    )]
     FolderForm,
     /// A volume's parts are not there.
     #[error("write NAME:GUEST, such as notes:/data, and :SIZE after it for another size than 1GiB")]

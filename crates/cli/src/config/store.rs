@@ -61,7 +61,8 @@ impl Store {
         }
     }
 
-    /// Writes a server, in place of the one of that name if there is one.
+    /// Writes a server, in place of the one of that name if there is one, whose tables of tools stay: people write
+    /// them by hand.
     pub fn put(&self, name: &Name, definition: &Definition) -> Result<(), Error> {
         let mut document = self.read()?;
         let item = document.entry("servers").or_insert(Item::ArrayOfTables(ArrayOfTables::new()));
@@ -72,11 +73,14 @@ impl Store {
             ))
             .hint("write each server as a [[servers]] table"));
         };
-        let table = table(name, definition);
+        let mut table = table(name, definition);
         match position(servers, name) {
             Some(index) => {
                 if let Some(old) = servers.get_mut(index) {
                     let (decor, at) = (old.decor().clone(), old.position());
+                    if let Some(tools) = old.remove("tools") {
+                        table["tools"] = tools;
+                    }
                     *old = table;
                     *old.decor_mut() = decor;
                     old.set_position(at);
@@ -260,6 +264,19 @@ mod tests {
         let expected = "# mine\n[defaults]\nmemory_mb = 128 # small\n\n# the first\n[[servers]]\nid = \"a\"\n\
                         source = \"npm:a2\"\n\n[[servers]]\nid = \"c\"\nsource = \"npm:c\"\n";
         assert_eq!(fs::read_to_string(&path).unwrap(), expected);
+    }
+
+    #[test]
+    fn the_tables_of_tools_stay_with_a_server_that_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.toml");
+        let tools = "[[servers.tools]]\nname = \"sign\" # mine\nmemory_mb = 512\n";
+        fs::write(&path, format!("{WRITTEN}{tools}")).unwrap();
+        let changed = Definition { source: "npm:b2".into(), ..Definition::default() };
+        Store::open(&path).unwrap().put(&name("b"), &changed).unwrap();
+        assert!(fs::read_to_string(&path).unwrap().ends_with(tools));
+        let server = &load(dir.path(), None).unwrap().servers[&name("b")];
+        assert_eq!((server.source_text().as_str(), server.tools.len()), ("npm:b2", 1));
     }
 
     #[test]

@@ -124,7 +124,9 @@ fn failed(wish: &SecretWish, error: SourceError) -> Error {
         SourceError::NoKeyring => {
             "install it (Debian and Ubuntu: libsecret-tools), or name another source".to_owned()
         }
-        SourceError::NotInKeyring(key) => format!("casemate secret set {key} puts it there"),
+        SourceError::NotInKeyring(key) => {
+            format!("casemate secret set {key} puts it there; on a host without a keyring use file: or cmd:")
+        }
         SourceError::Slow { .. } | SourceError::Command { .. } => {
             "run it by hand: it is to print the secret, and nothing else, on its standard output".to_owned()
         }
