@@ -24,8 +24,9 @@ use tokio::sync::mpsc;
 /// How long a machine may take to power itself off, beyond what its server is given to end.
 const POWER_OFF: Duration = Duration::from_millis(500);
 
-/// How long a machine may take to write to its volumes what its server wrote.
-const FLUSH: Duration = Duration::from_secs(5);
+/// How long a machine may take to write to its volumes what its server wrote: on a busy host seconds pass until its
+/// agent so much as hears of it.
+const FLUSH: Duration = Duration::from_secs(6);
 
 /// Serves the machine's socket until the machine is to end, then ends it.
 pub(super) async fn until_the_end(mut ready: Ready<'_>, owner: &mut Owner) -> Ending {
@@ -277,8 +278,10 @@ async fn shut_down(spec: &Spec, instance: &mut dyn Instance, shared: &Shared) {
         }
         let powered_off = async {
             let request = Request::Shutdown { grace_ms: grace.as_millis() as u64 };
-            // An agent that does not answer is not waited for.
-            if shared.ask::<serde_json::Value>("shutdown", request, grace).await.is_ok() {
+            let patience = if has_volume { FLUSH } else { grace };
+            let answer = shared.ask::<serde_json::Value>("shutdown", request, patience).await;
+            // An agent that does not answer is not waited for, unless data could be lost: it may have heard.
+            if answer.is_ok() || has_volume {
                 let _ = instance.exited().await;
             }
         };
@@ -390,6 +393,34 @@ mod tests {
             command
         }));
         assert!(matches!(ending, Ending::Killed));
+    }
+
+    /// On a busy host an agent takes seconds to hear of the end, and the volumes are not written before.
+    #[test]
+    fn a_machine_with_a_volume_is_not_killed_before_its_agent_had_time_to_hear() {
+        within_a_minute(async {
+            let mut played = Played::new();
+            let control = played.listen(port::CONTROL);
+            played.spec.workload = serde_json::from_value(json!({
+                "rootfs": "/r", "image": "i", "command": ["c"], "env": {}, "cwd": "/", "reseed": null,
+                "transport": {"kind": "stdio"}, "limits": casemate_proto::control::Limits::default(),
+                "conversation": "held", "overlay": false,
+                "volumes": [{"name": "notes", "bytes": 1, "target": "/data"}],
+            }))
+            .unwrap();
+            let (mut vmm, mut orders) = Vmm::new();
+            let silent = async {
+                orders.expect(Order::Resume).await.send(false).unwrap();
+                let asked = asked(&control).await;
+                assert!(matches!(asked.1.request, Request::Shutdown { .. }));
+                std::future::pending::<()>().await;
+            };
+            tokio::select! {
+                () = shut_down(&played.spec, &mut vmm, &played.shared) => panic!("it was given up"),
+                () = silent => {}
+                () = tokio::time::sleep(STOP_GRACE * 2) => {}
+            }
+        });
     }
 
     #[test]
