@@ -15,7 +15,7 @@ use std::{
 };
 
 /// The reader alone, without all that a machine needs.
-#[allow(dead_code)]
+#[expect(dead_code, reason = "what only the exporter uses is compiled too")]
 #[path = "../../crates/machine/src/volume/ext4/mod.rs"]
 mod ext4;
 

@@ -9,6 +9,7 @@ use crate::refusal::Refusal;
 use hyper::{
     HeaderMap, Uri,
     header::{HOST, HeaderName, HeaderValue, ORIGIN},
+    http::uri::Authority,
 };
 use std::net::IpAddr;
 
@@ -28,8 +29,7 @@ impl Guard {
     pub fn new(listen: IpAddr, hosts: &[String], origins: &[String]) -> Self {
         let own = (!listen.is_unspecified()).then(|| listen.to_string());
         let own = LOOPBACK.iter().map(|&name| name.to_owned()).chain(own);
-        let bare = |host: &String| host.trim_start_matches('[').trim_end_matches(']').to_owned();
-        let hosts = own.chain(hosts.iter().map(bare)).collect();
+        let hosts = own.chain(hosts.iter().map(|host| bare(host).to_owned())).collect();
         Self {
             hosts,
             origins: origins.iter().map(|origin| origin.trim_end_matches('/').to_owned()).collect(),
@@ -65,8 +65,17 @@ impl Guard {
     }
 
     fn knows(&self, authority: &str) -> bool {
-        host_of(authority).is_some_and(|host| self.hosts.iter().any(|known| known.eq_ignore_ascii_case(host)))
+        let Ok(authority) = authority.parse::<Authority>() else { return false };
+        let host = authority.host();
+        // Nothing else: a user name before it would make another host of what looks like a known one.
+        let whole = authority.port().map_or(host.to_owned(), |port| format!("{host}:{port}"));
+        whole == authority.as_str() && self.hosts.iter().any(|known| known.eq_ignore_ascii_case(bare(host)))
     }
+}
+
+/// A host without the brackets of an IPv6 address.
+fn bare(host: &str) -> &str {
+    host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)
 }
 
 /// A header is there more than once.
@@ -78,16 +87,6 @@ pub(crate) fn sole<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Opti
     let mut values = headers.get_all(name).iter();
     let first = values.next();
     if values.next().is_some() { Err(Twice) } else { Ok(first) }
-}
-
-/// The host of `host[:port]`, without the brackets of an IPv6 address.
-fn host_of(authority: &str) -> Option<&str> {
-    let (host, port) = match authority.strip_prefix('[') {
-        Some(rest) => rest.split_once(']')?,
-        None => authority.split_at(authority.find(':').unwrap_or(authority.len())),
-    };
-    let port = if port.is_empty() { "0" } else { port.strip_prefix(':')? };
-    (!host.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit())).then_some(host)
 }
 
 #[cfg(test)]

@@ -130,18 +130,7 @@ pub fn parse_port(text: &str) -> Option<u16> {
     text.parse().ok().filter(|&port: &u16| digits && port != 0)
 }
 
-impl TryFrom<String> for Target {
-    type Error = InvalidTarget;
-    fn try_from(text: String) -> Result<Self, InvalidTarget> {
-        text.parse()
-    }
-}
-
-impl From<Target> for String {
-    fn from(target: Target) -> String {
-        target.to_string()
-    }
-}
+as_text!(Target => InvalidTarget);
 
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

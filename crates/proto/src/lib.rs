@@ -4,6 +4,9 @@
 //! bytes, so the agent, the supervisor, the tests and the fuzz targets run the same code.
 #![forbid(unsafe_code)]
 
+#[macro_use]
+mod text;
+
 pub mod control;
 pub mod egress;
 pub mod frame;

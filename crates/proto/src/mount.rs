@@ -129,18 +129,7 @@ impl FromStr for Target {
     }
 }
 
-impl TryFrom<String> for Target {
-    type Error = InvalidTarget;
-    fn try_from(text: String) -> Result<Self, InvalidTarget> {
-        text.parse()
-    }
-}
-
-impl From<Target> for String {
-    fn from(target: Target) -> String {
-        target.0
-    }
-}
+as_text!(Target => InvalidTarget);
 
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

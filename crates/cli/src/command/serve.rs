@@ -37,7 +37,7 @@ pub struct Serve {
     /// A host name under which clients may ask for this gateway; may be repeated
     #[arg(long, value_name = "NAME")]
     allow_host: Vec<String>,
-    /// A web page's origin that may speak with it, such as https://app.example; may be repeated
+    /// A web page's origin that may speak with it, such as `https://app.example`; may be repeated
     #[arg(long, value_name = "ORIGIN", value_parser = origin)]
     allow_origin: Vec<String>,
     /// Listen on another address than this machine's own, where whoever reaches it may use every server

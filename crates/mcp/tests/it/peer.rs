@@ -4,7 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use casemate_mcp::client::{OpenError, RequestError};
-use casemate_mcp::{Answer, Conversation, Options};
+use casemate_mcp::{Answer, Conversation, Era, Options};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, DuplexStream};
@@ -166,6 +166,31 @@ pub async fn echo(conversation: &Conversation, message: &str) -> String {
     let reply = call(conversation, "echo", json!({"message": message})).await;
     let reply: Value = serde_json::from_str(&reply).unwrap();
     reply["message"].as_str().unwrap().to_owned()
+}
+
+pub const LEGACY: Era = Era::Legacy { version: "2025-11-25" };
+pub const MODERN: Era = Era::Modern { version: "2026-07-28" };
+
+/// What probes are told to speak, what a client tries, and what they find.
+pub fn eras() -> [(&'static str, Options, Era); 5] {
+    let mut modern_first = options();
+    modern_first.era = Some(MODERN);
+    [
+        ("legacy", options(), LEGACY),
+        ("legacy", modern_first.clone(), LEGACY),
+        ("modern", options(), MODERN),
+        ("both", options(), LEGACY),
+        ("both", modern_first, MODERN),
+    ]
+}
+
+/// It is of this era, and answers.
+pub async fn assert_speaks(conversation: &Conversation, era: Era) {
+    assert_eq!(conversation.era(), era);
+    conversation.ping(LONG).await.unwrap();
+    let tools = result(conversation.request("tools/list", None, LONG).await);
+    assert!(tools["tools"].as_array().unwrap().iter().any(|tool| tool["name"] == "echo"));
+    assert_eq!(echo(conversation, "é\n\"{").await, "é\n\"{");
 }
 
 /// Two hundred calls that are open together.

@@ -107,24 +107,7 @@ impl fmt::Display for Forward {
     }
 }
 
-macro_rules! as_text {
-    ($($type:ty),+) => {$(
-        impl TryFrom<String> for $type {
-            type Error = InvalidEntry;
-            fn try_from(text: String) -> Result<Self, InvalidEntry> {
-                text.parse()
-            }
-        }
-
-        impl From<$type> for String {
-            fn from(entry: $type) -> String {
-                entry.to_string()
-            }
-        }
-    )+};
-}
-
-as_text!(Allow, Forward);
+as_text!(Allow => InvalidEntry, Forward => InvalidEntry);
 
 impl Allow {
     /// Whether it stands for this target.

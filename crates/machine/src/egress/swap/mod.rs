@@ -39,6 +39,7 @@ use rustls::{
     ClientConfig, RootCertStore,
     crypto::ring,
     pki_types::{CertificateDer, ServerName},
+    server::Acceptor,
 };
 use std::{
     collections::BTreeSet,
@@ -52,7 +53,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     time::timeout,
 };
-use tokio_rustls::{TlsAcceptor, TlsConnector};
+use tokio_rustls::{LazyConfigAcceptor, TlsConnector};
 
 /// How long a TLS handshake, or the head of a request, may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -156,16 +157,20 @@ impl Swap {
     where
         G: AsyncRead + AsyncWrite + Unpin,
     {
-        let config = self.authority.server(&target.host).map_err(|error| io::Error::other(chain(&error)))?;
-        let accepting = TlsAcceptor::from(Arc::new(config)).accept(guest);
-        let stream = timeout(PATIENCE, accepting).await.map_err(|_| io::ErrorKind::TimedOut)??;
-        match (&target.host, stream.get_ref().1.server_name()) {
-            (Host::Name(name), named) if named != Some(name) => {
-                let named = named.unwrap_or("no server");
-                Err(io::Error::other(format!("its TLS handshake is for {named}")))
+        let accepting = async {
+            let begun = LazyConfigAcceptor::new(Acceptor::default(), guest).await?;
+            let named = begun.client_hello().server_name().map(str::to_ascii_lowercase);
+            if let Host::Name(name) = &target.host
+                && named.as_ref() != Some(name)
+            {
+                let named = named.as_deref().unwrap_or("no server");
+                return Err(io::Error::other(format!("its TLS handshake is for {named}")));
             }
-            _ => Ok(stream),
-        }
+            let config = self.authority.server(&target.host);
+            let config = config.map_err(|error| io::Error::other(chain(&error)))?;
+            begun.into_stream(Arc::new(config)).await
+        };
+        timeout(PATIENCE, accepting).await.map_err(|_| io::ErrorKind::TimedOut)?
     }
 
     /// Carries requests and answers until one side ends, or a bound is reached; says why. `used` has

@@ -5,15 +5,15 @@ use super::*;
 use crate::secret::SecretText;
 use rcgen::{CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::{
-    DigitallySignedStruct, ServerConfig, SignatureScheme,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    pki_types::{PrivateKeyDer, UnixTime, pem::PemObject},
+    ServerConfig,
+    pki_types::{PrivateKeyDer, pem::PemObject},
 };
 use std::net::SocketAddr;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
     net::{TcpListener, TcpStream},
 };
+use tokio_rustls::TlsAcceptor;
 
 const NAME: &str = "api.example";
 const WORD: &str = "casemate-placeholder-00";
@@ -177,60 +177,14 @@ async fn a_server_that_is_not_who_it_should_be_hears_nothing() {
     }
 }
 
-/// A client that believes whoever it speaks with.
-#[derive(Debug)]
-struct Believing;
-
-impl ServerCertVerifier for Believing {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        provider().signature_verification_algorithms.supported_schemes()
-    }
-}
-
 #[tokio::test]
 async fn a_guest_that_wants_another_server_or_speaks_no_tls_is_refused() {
     let world = world();
     let (swap, to) = (swap(&world, "api.example:443"), target("api.example:443"));
-    let config = ClientConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Believing))
-        .with_no_client_auth();
     let (near, far) = tokio::io::duplex(64 << 10);
-    let name = ServerName::try_from("b.example").unwrap();
-    let (_inside, accepted) =
-        tokio::join!(TlsConnector::from(Arc::new(config)).connect(name, near), swap.accept(&to, far));
+    let (inside, accepted) = tokio::join!(guest(swap.trust(), "b.example", near), swap.accept(&to, far));
     assert_eq!(accepted.unwrap_err().to_string(), "its TLS handshake is for b.example");
+    assert!(inside.is_err());
 
     let (mut near, far) = tokio::io::duplex(64 << 10);
     near.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();

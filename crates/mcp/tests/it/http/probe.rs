@@ -4,7 +4,7 @@ use std::process::Stdio;
 
 use casemate_mcp::client::RequestError;
 use casemate_mcp::http::End;
-use casemate_mcp::{Conversation, Era, Options};
+use casemate_mcp::{Conversation, Options};
 use casemate_testkit::probe_path;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, BufReader, split};
@@ -14,10 +14,9 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::fake::{Tcp, bridged, in_one_thread};
-use crate::peer::{LONG, SHORT, call, each_call_gets_its_own_answer, echo, options, params, result};
-
-const LEGACY: Era = Era::Legacy { version: "2025-11-25" };
-const MODERN: Era = Era::Modern { version: "2026-07-28" };
+use crate::peer::{
+    LONG, SHORT, assert_speaks, call, each_call_gets_its_own_answer, echo, eras, options, params, result,
+};
 
 /// A probe that listens; killed when dropped.
 async fn listening(era: &str) -> (Child, Tcp) {
@@ -44,22 +43,10 @@ async fn opened(reach: &Tcp, options: Options) -> (Conversation, JoinHandle<End>
 #[test]
 fn both_eras_are_found_and_spoken_and_end_in_peace() {
     in_one_thread(async {
-        let mut modern_first = options();
-        modern_first.era = Some(MODERN);
-        for (era, options, expected) in [
-            ("legacy", options(), LEGACY),
-            ("legacy", modern_first.clone(), LEGACY),
-            ("modern", options(), MODERN),
-            ("both", options(), LEGACY),
-            ("both", modern_first, MODERN),
-        ] {
+        for (era, options, expected) in eras() {
             let (_child, reach) = listening(era).await;
             let (conversation, bridge) = opened(&reach, options).await;
-            assert_eq!(conversation.era(), expected, "{era}");
-            conversation.ping(LONG).await.unwrap();
-            let tools = result(conversation.request("tools/list", None, LONG).await);
-            assert!(tools["tools"].as_array().unwrap().iter().any(|tool| tool["name"] == "echo"));
-            assert_eq!(echo(&conversation, "é\n\"{").await, "é\n\"{");
+            assert_speaks(&conversation, expected).await;
             assert_eq!(reach.busy.get(), 0);
             conversation.close(LONG).await;
             assert!(matches!(bridge.await.unwrap(), End::Client), "{era}");
