@@ -151,6 +151,11 @@ pub struct Volumes {
     home: Home,
 }
 
+/// What a file system takes that is to have so many bytes.
+fn whole_blocks(bytes: u64) -> u64 {
+    bytes.next_multiple_of(1 << 20)
+}
+
 impl Volumes {
     /// The volumes of this home.
     pub fn open(home: &Home) -> Result<Self, HomeError> {
@@ -206,26 +211,33 @@ impl Volumes {
         })
     }
 
-    /// Makes the volume of this name, or finds it made. A size that was said has to be the one that it has.
-    pub fn ensure(&self, name: &Name, bytes: Option<u64>) -> Result<Volume, VolumeError> {
-        // File systems have whole blocks.
-        let wanted = bytes.map(|bytes| bytes.next_multiple_of(1 << 20));
+    /// The volume of this name, if there is one. A size that was said has to be the one that it has, and one that
+    /// a volume can have.
+    pub fn fitting(&self, name: &Name, bytes: Option<u64>) -> Result<Option<Volume>, VolumeError> {
+        let wanted = bytes.map(whole_blocks);
         if let Some(bytes) = wanted.filter(|bytes| !SIZES.contains(bytes)) {
             return Err(VolumeError::Size { bytes });
         }
-        let _one_makes_it = self.lock()?;
-        self.sweep();
         match (self.get(name), wanted) {
-            (Err(VolumeError::Missing(_)), _) => {}
+            (Err(VolumeError::Missing(_)), _) => Ok(None),
             (Ok(volume), Some(wanted)) if volume.size_bytes != wanted => {
                 let (name, has) = (name.clone(), volume.size_bytes);
-                return Err(VolumeError::OtherSize { name, has, wanted });
+                Err(VolumeError::OtherSize { name, has, wanted })
             }
-            (found, _) => return found,
+            (found, _) => found.map(Some),
+        }
+    }
+
+    /// Makes the volume of this name, or finds it made. A size that was said has to be the one that it has.
+    pub fn ensure(&self, name: &Name, bytes: Option<u64>) -> Result<Volume, VolumeError> {
+        let _one_makes_it = self.lock()?;
+        self.sweep();
+        if let Some(volume) = self.fitting(name, bytes)? {
+            return Ok(volume);
         }
         let dir = self.folder().join(format!("{UNFINISHED}{name}"));
         create_private_dir(&dir)?;
-        let size_bytes = wanted.unwrap_or(DEFAULT_BYTES);
+        let size_bytes = bytes.map_or(DEFAULT_BYTES, whole_blocks);
         make::file_system(name, &dir.join(IMAGE), size_bytes)?;
         let manifest = Manifest { size_bytes, created_at: Timestamp::now() };
         // Numbers and times: it serialises.

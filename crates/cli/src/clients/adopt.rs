@@ -6,6 +6,7 @@ use crate::{
     command::options::check_variable,
     config::Server,
     engine::{Source, source_of_command},
+    mounts::FolderWish,
 };
 use casemate_machine::secret::SecretText;
 use casemate_proto::ids::Name;
@@ -62,6 +63,8 @@ pub struct Taken {
     pub meant_args: Vec<String>,
     /// Its environment.
     pub env: BTreeMap<String, String>,
+    /// Folders of this host that it may read.
+    pub folders: Vec<FolderWish>,
     /// Something in clear of it is probably a secret.
     pub secret: bool,
     /// Variables that go into the keyring.
@@ -80,6 +83,27 @@ pub enum SecretsTo {
     Keyring,
 }
 
+/// What becomes of servers whose arguments name files or folders of this host.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum HostPaths {
+    /// They are left alone.
+    #[default]
+    Leave,
+    /// They may read those folders, at the same place in their machines
+    Mount,
+    /// They are taken over all the same, and have what is in their images there
+    Ignore,
+}
+
+/// What is done with what only this host has.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Terms {
+    /// With secrets.
+    pub secrets: SecretsTo,
+    /// With paths.
+    pub paths: HostPaths,
+}
+
 /// The key of a server's variable in the keyring.
 pub fn keyring_key(server: &Name, variable: &str) -> String {
     format!("{server}/{variable}")
@@ -91,7 +115,7 @@ pub fn propose(
     document: &Document,
     launcher: &Launcher,
     servers: &BTreeMap<Name, Server>,
-    secrets: SecretsTo,
+    terms: Terms,
 ) -> Result<Vec<Proposal>, Mistake> {
     let mut taken: BTreeSet<Name> = servers.keys().cloned().collect();
     let mut proposals = Vec::new();
@@ -102,20 +126,26 @@ pub fn propose(
         let verdict = match entry {
             _ if launcher.is_own(&written) => Verdict::Own,
             Err(obstacle) => Verdict::Left(obstacle),
-            Ok(entry) => match take(&entry, secrets) {
-                Err(obstacle) => Verdict::Left(obstacle),
-                Ok(wanted) => {
-                    notes = self::notes(&entry, &written);
-                    match servers.values().find(|server| is_like(server, &wanted)) {
-                        Some(server) => Verdict::Known(server.name.clone()),
-                        None => {
+            Ok(entry) => {
+                let wanted = take(&entry, terms.secrets);
+                let known = |wanted: &Taken| servers.values().find(|server| is_like(server, wanted));
+                match wanted {
+                    Err(obstacle) => Verdict::Left(obstacle),
+                    Ok(wanted) if let Some(server) = known(&wanted) => {
+                        notes = self::notes(&written);
+                        Verdict::Known(server.name.clone())
+                    }
+                    Ok(wanted) => match folders(&entry, terms.paths) {
+                        Err(obstacle) => Verdict::Left(obstacle),
+                        Ok(folders) => {
+                            notes = self::notes(&written);
                             let name = unique(&name, &taken);
                             taken.insert(name.clone());
-                            Verdict::New(name, Box::new(wanted))
+                            Verdict::New(name, Box::new(Taken { folders, ..wanted }))
                         }
-                    }
+                    },
                 }
-            },
+            }
         };
         proposals.push(Proposal { entry: name, verdict, variables, notes });
     }
@@ -170,7 +200,7 @@ fn take(entry: &Entry, to: SecretsTo) -> Result<Taken, Obstacle> {
         }
     };
     let secret = !secrets.is_empty() && hidden.is_empty();
-    Ok(Taken { source, meaning, args, meant_args, env, secret, secrets: hidden })
+    Ok(Taken { source, meaning, args, meant_args, env, folders: Vec::new(), secret, secrets: hidden })
 }
 
 /// The values of variables that are secret.
@@ -215,23 +245,46 @@ fn is_like(server: &Server, wanted: &Taken) -> bool {
     is_plain && source && secrets && server.args == wanted.meant_args && server.env == wanted.env
 }
 
-fn notes(entry: &Entry, written: &serde_json::Value) -> Vec<String> {
-    let mut notes = Vec::new();
-    let is_here = |arg: &&String| {
-        let path = Path::new(arg.as_str());
-        path.is_absolute()
-            && path.components().any(|part| matches!(part, Component::Normal(_)))
-            && path.exists()
+fn notes(written: &serde_json::Value) -> Vec<String> {
+    let cwd = written.get("cwd").filter(|cwd| cwd.is_string());
+    cwd.map(|_| "its working folder (cwd) does not hold inside the machine".to_owned()).into_iter().collect()
+}
+
+/// The folders that arguments name and a machine is to have, the outer ones of those that lie in each other.
+fn folders(entry: &Entry, paths: HostPaths) -> Result<Vec<FolderWish>, Obstacle> {
+    let named: BTreeSet<&str> = entry.args.iter().filter_map(|arg| host_path(arg)).collect();
+    match paths {
+        _ if named.is_empty() => return Ok(Vec::new()),
+        HostPaths::Ignore => return Ok(Vec::new()),
+        HostPaths::Leave => {
+            return Err(Obstacle::HostPaths(named.into_iter().map(str::to_owned).collect()));
+        }
+        HostPaths::Mount => {}
+    }
+    let mut folders: Vec<FolderWish> = Vec::new();
+    for path in named {
+        let obstacle = |reason: String| Obstacle::Unmountable { path: path.to_owned(), reason };
+        if !Path::new(path).is_dir() {
+            return Err(obstacle("it is no folder".to_owned()));
+        }
+        let wish = FolderWish::new(path, path, false).map_err(|error| obstacle(error.to_string()))?;
+        // In their order an outer one comes first.
+        if !folders.iter().any(|outer| wish.target.is_below(outer.target.as_str())) {
+            folders.push(wish);
+        }
+    }
+    Ok(folders)
+}
+
+/// The path of this host that an argument is, or gives an option (`--root=/srv`).
+fn host_path(arg: &str) -> Option<&str> {
+    let value = match arg.split_once('=') {
+        Some((option, value)) if option.starts_with('-') => value,
+        _ => arg,
     };
-    for path in entry.args.iter().filter(is_here) {
-        notes.push(format!(
-            "{path} is a path of this host: its machine has it only with a mount {path}:{path}"
-        ));
-    }
-    if written.get("cwd").is_some_and(serde_json::Value::is_string) {
-        notes.push("its working folder (cwd) does not hold inside the machine".to_owned());
-    }
-    notes
+    let path = Path::new(value);
+    let names_something = path.components().any(|part| matches!(part, Component::Normal(_)));
+    (path.is_absolute() && names_something && path.exists()).then_some(value)
 }
 
 /// The valid name that is nearest to a client's and free.
@@ -283,6 +336,33 @@ mod tests {
         let first = unique(&long, &taken);
         taken.insert(first.clone());
         assert_eq!((first.as_str().len(), unique(&long, &taken).as_str().len()), (63, 63));
+    }
+
+    #[test]
+    fn paths_of_this_host_are_left_mounted_or_ignored() {
+        let host = tempfile::tempdir().unwrap();
+        let path = |name: &str| host.path().join(name).display().to_string();
+        for folder in ["docs", "docs/below", "docs-2"] {
+            std::fs::create_dir(path(folder)).unwrap();
+        }
+        std::fs::write(path("file"), "").unwrap();
+        let entry = |args: &[String]| Entry { args: args.to_vec(), ..Entry::default() };
+        let mounted = |args: &[String]| -> Result<Vec<String>, String> {
+            let folders = folders(&entry(args), HostPaths::Mount).map_err(|obstacle| obstacle.to_string())?;
+            Ok(folders.iter().map(ToString::to_string).collect())
+        };
+        let same = |folder: &str| format!("{0}:{0}:ro", path(folder));
+        let args = [path("docs/below"), format!("--root={}", path("docs-2")), path("docs"), path("absent")];
+        assert_eq!(mounted(&args).unwrap(), [same("docs"), same("docs-2")]);
+        assert!(mounted(&[path("file")]).unwrap_err().contains("no folder"));
+        assert!(mounted(&["/proc".to_owned()]).unwrap_err().contains("is taken"));
+        let left = folders(&entry(&args[..2]), HostPaths::Leave).unwrap_err();
+        assert_eq!(left, Obstacle::HostPaths(vec![path("docs-2"), path("docs/below")]));
+        assert_eq!(folders(&entry(&args), HostPaths::Ignore), Ok(Vec::new()));
+        // No path, or none that is there.
+        for arg in ["/", "docs", "-v", "K=V", "https://h/tmp", "/casemate-is-not-there"] {
+            assert_eq!(folders(&entry(&[arg.to_owned()]), HostPaths::Leave), Ok(Vec::new()), "{arg}");
+        }
     }
 
     #[test]

@@ -60,6 +60,15 @@ pub enum Obstacle {
     Secret(Vec<String>),
     #[error("its arguments are probably secret, and cannot be kept in the keyring")]
     SecretArgument,
+    #[error(
+        "its arguments name {} of this host, which a machine does not have; --host-paths mount lets it read \
+         folders there, --host-paths ignore takes it over without", .0.join(", ")
+    )]
+    HostPaths(Vec<String>),
+    #[error(
+        "{path} of this host cannot be given to its machine: {reason}; --host-paths ignore takes it over without"
+    )]
+    Unmountable { path: String, reason: String },
     #[error("its image could not be built: {0}")]
     Build(String),
     #[error("its entry was changed meanwhile by another program; casemate has what it was as {0}")]
@@ -141,8 +150,7 @@ impl Entry {
 
     /// Names of variables that probably hold secrets, and `arguments` if those do.
     pub fn secrets(&self) -> Vec<String> {
-        let variables = self.env.iter().filter(|(_, value)| !value.is_empty());
-        let secret = variables.filter(|(name, value)| secret::is_name(name) || secret::is_value(value));
+        let secret = self.env.iter().filter(|(name, value)| secret::is_secret(name, value));
         let mut found: Vec<String> = secret.map(|(name, _)| name.clone()).collect();
         if secret::in_arguments(&self.args) || secret::is_value(&self.command) {
             found.push("arguments".to_owned());

@@ -31,13 +31,14 @@ pub mod file;
 mod json;
 mod json_edit;
 mod place;
-pub mod secret;
+mod secret;
 mod toml;
 
 pub use document::Document;
 pub use entry::{Entry, Launcher, Obstacle};
 pub use error::{ClientError, Mistake};
 pub use place::{Platform, place};
+pub use secret::is_secret;
 
 use serde::Serialize;
 use std::{fmt, str::FromStr};

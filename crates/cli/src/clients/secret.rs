@@ -73,6 +73,11 @@ const PREFIXES: &[&str] = &[
     "xoxp-",
 ];
 
+/// Whether a variable probably holds a secret.
+pub fn is_secret(name: &str, value: &str) -> bool {
+    !value.is_empty() && (is_name(name) || is_value(value))
+}
+
 /// Whether a variable or an option of that name probably holds a secret.
 pub fn is_name(name: &str) -> bool {
     // `apiKey` and `api-key` are `API_KEY` written otherwise.

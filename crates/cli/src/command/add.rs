@@ -2,6 +2,7 @@
 
 use super::options::{LaterOptions, LifeOptions, MachineOptions, ServerOptions};
 use crate::{
+    clients::is_secret,
     config::{
         store::{Definition, Store},
         transport::Transport,
@@ -71,14 +72,10 @@ struct Added<'a> {
 /// Builds the server's image and writes the server down.
 pub async fn run(args: Add, context: &Context) -> Result<Outcome, Error> {
     args.later.refuse()?;
-    args.server
-        .egress()
-        .check(args.server.transport.port)
-        .map_err(|conflict| Error::usage(conflict.to_string()))?;
-    let transport = engine::transport(&args.server, &Transport::Stdio)?;
-    let secrets = args.server.secrets()?;
     let wanted = args.wanted(context)?;
     let configuration = context.configuration()?;
+    let target = engine::undefined(args.name.as_str(), wanted.source.clone(), &args.server)?;
+    let target = engine::defined(context, &configuration.defaults, target, &args.machine)?;
     let file = context.config_file()?;
     if let Some(server) = configuration.servers.get(&args.name) {
         if !args.replace {
@@ -108,13 +105,13 @@ pub async fn run(args: Add, context: &Context) -> Result<Outcome, Error> {
         vcpus: args.machine.vcpus,
         idle: args.life.idle.map(|idle| idle.to_string()),
         restart: args.life.restart.map(|policy| policy.to_string()),
-        env: args.server.env.iter().cloned().collect(),
-        secrets: secrets.iter().map(|wish| (wish.name.clone(), wish.said())).collect(),
+        env: target.env,
+        secrets: target.secrets.iter().map(|wish| (wish.name.clone(), wish.said())).collect(),
         allow: args.server.allow.iter().map(ToString::to_string).collect(),
         forward: args.server.forward.iter().map(ToString::to_string).collect(),
-        transport: (transport != Transport::Stdio).then(|| transport.as_str().to_owned()),
-        port: transport.port(),
-        path: transport.path().map(str::to_owned),
+        transport: (target.transport != Transport::Stdio).then(|| target.transport.as_str().to_owned()),
+        port: target.transport.port(),
+        path: target.transport.path().map(str::to_owned),
         mounts: args.server.mount.iter().map(ToString::to_string).collect(),
         volumes: args.server.volume.iter().map(ToString::to_string).collect(),
         version: images::version(&wanted.source, &image.meta),
@@ -141,6 +138,13 @@ pub async fn run(args: Add, context: &Context) -> Result<Outcome, Error> {
     } else {
         let version = definition.version.as_ref().map(|version| format!(" {version}")).unwrap_or_default();
         context.screen.line(&format!("Added {}: {}{version}", args.name, definition.source))?;
+        let in_clear = definition.env.iter().filter(|(name, value)| is_secret(name, value));
+        for (name, _) in in_clear {
+            context.screen.note(&format!(
+                "{name} looks like a secret, and is in config.toml in clear; --secret {name}=keyring:KEY (casemate \
+                 secret set KEY) keeps it out"
+            ));
+        }
         context.screen.note(&format!("Try: casemate tools {}", args.name));
     }
     Ok(Outcome::Done)

@@ -1,15 +1,19 @@
 //! `casemate import`.
 
-use super::client_file::{FileOptions, client_parser, launcher};
+use super::{
+    client_file::{FileOptions, client_parser, launcher},
+    options::{MachineOptions, ServerOptions},
+};
 use crate::{
     clients::{
         Client, ClientError, Document, Launcher, Mistake, Obstacle,
-        adopt::{Proposal, SecretsTo, Taken, Verdict, keyring_key, propose},
+        adopt::{HostPaths, Proposal, SecretsTo, Taken, Terms, Verdict, keyring_key, propose},
         file::ClientFile,
     },
     config::store::{Definition, Store},
     context::Context,
     engine::{
+        self,
         images::{self, Wanted},
         secrets::{check_keyring, store_in_keyring},
     },
@@ -29,12 +33,13 @@ use std::{
 ///
 /// Shows what would become of each server. With --write it builds their images, adds them to
 /// casemate, and has the client start `casemate run NAME` in their place. Servers that cannot be
-/// taken over stay as they are, and so do those with secrets, unless --keyring or --plain-env says
-/// where those go. No value of a variable is shown.
+/// taken over stay as they are. So do those with secrets, unless --keyring or --plain-env says where
+/// those go, and those whose arguments name paths of this host, unless --host-paths says what becomes
+/// of them. No value of a variable is shown.
 ///
 /// Examples:
 ///   casemate import claude-desktop
-///   casemate import cursor --write
+///   casemate import cursor --write --host-paths mount
 ///   casemate import vscode --write --file .vscode/mcp.json
 ///   casemate import cursor --undo
 #[derive(Debug, Clone, PartialEq, clap::Args)]
@@ -51,6 +56,9 @@ pub struct Import {
     /// Take over servers with secrets too, and write those into config.toml in clear
     #[arg(long, conflicts_with = "undo")]
     plain_env: bool,
+    /// What becomes of servers whose arguments name files or folders of this host
+    #[arg(long, value_name = "HOW", default_value = "leave", conflicts_with = "undo")]
+    host_paths: HostPaths,
     /// Leave building images to the first start, which a client may not wait for
     #[arg(long, requires = "write")]
     no_build: bool,
@@ -98,7 +106,7 @@ pub async fn run(args: Import, context: &Context) -> Result<Outcome, Error> {
     let launcher = launcher(context)?;
     let document = Document::new(client.shape(), text.to_owned()).map_err(content)?;
     let servers = context.configuration()?.servers;
-    let mut proposals = propose(&document, &launcher, &servers, args.secrets()).map_err(content)?;
+    let mut proposals = propose(&document, &launcher, &servers, args.terms()).map_err(content)?;
     // What cannot be written is found out before anything is built.
     rewrite(&document, &proposals, &launcher).map_err(content)?;
     let mut backup = None;
@@ -161,12 +169,13 @@ fn after(error: Error, added: &[Name]) -> Error {
 }
 
 impl Import {
-    fn secrets(&self) -> SecretsTo {
-        match (self.keyring, self.plain_env) {
+    fn terms(&self) -> Terms {
+        let secrets = match (self.keyring, self.plain_env) {
             (true, _) => SecretsTo::Keyring,
             (_, true) => SecretsTo::Clear,
             _ => SecretsTo::Nowhere,
-        }
+        };
+        Terms { secrets, paths: self.host_paths }
     }
 
     /// Writes the client's file, which the client may have written while images were built.
@@ -238,8 +247,13 @@ impl Import {
             args: taken.args.clone(),
             env: taken.env.clone(),
             secrets: in_keyring(name, taken),
+            mounts: taken.folders.iter().map(ToString::to_string).collect(),
             ..Definition::default()
         };
+        let given = ServerOptions { mount: taken.folders.clone(), ..ServerOptions::default() };
+        let target = engine::undefined(name.as_str(), taken.meaning.clone(), &given)?;
+        let configuration = context.configuration()?;
+        engine::defined(context, &configuration.defaults, target, &MachineOptions::default())?;
         if self.no_build {
             return Ok(definition);
         }
@@ -250,7 +264,7 @@ impl Import {
             allow_scripts: false,
             refresh: false,
         };
-        let image = images::build(context, &context.configuration()?.registries, wanted).await?;
+        let image = images::build(context, &configuration.registries, wanted).await?;
         if image.meta.command.is_empty() {
             return Err(Error::configuration(format!(
                 "{} does not say which program to start",
@@ -387,6 +401,7 @@ mod tests {
             file,
             keyring: false,
             plain_env: false,
+            host_paths: HostPaths::Leave,
             no_build: true,
             json: false,
         }
@@ -402,7 +417,7 @@ mod tests {
         let path = folder.path().join("mcp.json");
         let import = import(&path);
         let then = Document::new(import.client.shape(), THEN.to_owned()).unwrap();
-        let mut proposals = propose(&then, &launcher(), &BTreeMap::new(), SecretsTo::Nowhere).unwrap();
+        let mut proposals = propose(&then, &launcher(), &BTreeMap::new(), Terms::default()).unwrap();
         fs::write(&path, THEN.replace("light", "dark").replace("b-server", "b-server@2")).unwrap();
         let backup = import.put(&then, &mut proposals, &launcher()).unwrap().unwrap();
         assert!(fs::read_to_string(backup).unwrap().contains("b-server@2"));
@@ -428,7 +443,7 @@ mod tests {
         let path = folder.path().join("mcp.json");
         let import = import(&path);
         let then = Document::new(import.client.shape(), THEN.to_owned()).unwrap();
-        let mut proposals = propose(&then, &launcher(), &BTreeMap::new(), SecretsTo::Nowhere).unwrap();
+        let mut proposals = propose(&then, &launcher(), &BTreeMap::new(), Terms::default()).unwrap();
         fs::write(&path, "{").unwrap();
         let error = import.put(&then, &mut proposals, &launcher()).unwrap_err();
         let shown = added(error, &proposals).report().to_string();

@@ -17,7 +17,8 @@ use serde::Serialize;
 #[derive(Debug, Clone, PartialEq, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct List {
-    /// Print JSON: [{name, source, isolation, command, image}], with tools where they have tables
+    /// Print JSON: [{name, source, isolation, command, image}], and where there are any: mounts, volumes, allow,
+    /// forward, secrets (names alone) and tools
     #[arg(long)]
     json: bool,
 }
@@ -30,8 +31,50 @@ struct Entry<'a> {
     isolation: Option<Isolation>,
     command: Option<String>,
     image: Option<&'a str>,
+    #[serde(flatten)]
+    given: Given<'a>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     tools: Vec<ToolEntry<'a>>,
+}
+
+/// What a server is given of this host and of the network.
+#[derive(Debug, Serialize)]
+struct Given<'a> {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    mounts: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    volumes: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    allow: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    forward: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    secrets: Vec<&'a str>,
+}
+
+impl<'a> Given<'a> {
+    fn new(server: &'a Server) -> Self {
+        Self {
+            mounts: texts(&server.folders),
+            volumes: texts(&server.volumes),
+            allow: texts(&server.egress.allow),
+            forward: texts(&server.egress.forward),
+            secrets: server.secrets.iter().map(|secret| secret.name.as_str()).collect(),
+        }
+    }
+
+    /// For people, on one line.
+    fn line(&self) -> String {
+        let secrets: Vec<String> = self.secrets.iter().map(|name| (*name).to_owned()).collect();
+        let kinds = [("", &self.mounts), ("volume ", &self.volumes), ("allow ", &self.allow)];
+        let kinds = kinds.into_iter().chain([("forward ", &self.forward), ("secret ", &secrets)]);
+        let said = kinds.flat_map(|(kind, things)| things.iter().map(move |thing| format!("{kind}{thing}")));
+        said.collect::<Vec<_>>().join(", ")
+    }
+}
+
+fn texts(things: &[impl ToString]) -> Vec<String> {
+    things.iter().map(ToString::to_string).collect()
 }
 
 /// What the configuration says of a tool; what it does not say is as the server has it.
@@ -51,7 +94,7 @@ struct ToolEntry<'a> {
 impl<'a> ToolEntry<'a> {
     fn new(tool: &'a Tool) -> Self {
         let (isolation, memory_mb, vcpus) = (tool.isolation, tool.memory_mb, tool.vcpus);
-        let mounts = tool.folders.iter().map(ToString::to_string).collect();
+        let mounts = texts(&tool.folders);
         Self { name: &tool.name, isolation, memory_mb, vcpus, mounts }
     }
 }
@@ -66,6 +109,7 @@ impl<'a> Entry<'a> {
             isolation: server.isolation.or(server.backend.map(|backend| backend.isolation())).or(default),
             command,
             image: server.pinned.as_ref().map(|pinned| pinned.digest.as_str()),
+            given: Given::new(server),
             tools: server.tools.iter().map(ToolEntry::new).collect(),
         }
     }
@@ -98,13 +142,15 @@ pub fn run(args: List, context: &Context) -> Result<Outcome, Error> {
                 version.unwrap_or_else(|| "-".to_owned()).into(),
                 harmless(&entry.source).into(),
                 harmless(server.title.as_deref().unwrap_or_default()).into(),
+                harmless(&entry.given.line()).into(),
             ]
         })
         .collect();
-    context.screen.print(&table(
-        ["NAME", "ISOLATION", "VERSION", "SOURCE", "TITLE"],
-        &rows,
-        context.screen.width,
-    ))?;
+    // Few servers have either.
+    let title =
+        if configuration.servers.values().any(|server| server.title.is_some()) { "TITLE" } else { "" };
+    let given = if entries.iter().any(|entry| !entry.given.line().is_empty()) { "GIVEN" } else { "" };
+    let header = ["NAME", "ISOLATION", "VERSION", "SOURCE", title, given];
+    context.screen.print(&table(header, &rows, context.screen.width))?;
     Ok(Outcome::Done)
 }

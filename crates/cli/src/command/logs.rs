@@ -9,7 +9,7 @@ use crate::{
 use casemate_machine::Registry;
 use casemate_proto::ids::Name;
 use std::{
-    fs::File,
+    fs::{self, File},
     io::{ErrorKind, Read, Seek, SeekFrom},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
@@ -55,6 +55,9 @@ pub async fn run(args: Logs, context: &Context) -> Result<Outcome, Error> {
         _ => "server",
     };
     let path = context.home.machine(&record.id).join("logs").join(format!("{which}.log"));
+    if args.egress && !args.follow && fs::metadata(&path).is_ok_and(|log| log.len() == 0) {
+        context.screen.note(&format!("{} has tried to reach nothing outside", record.name));
+    }
     let mut log = Follower::new(path.clone());
     // What was moved aside when the file was full came before.
     let mut moved = path.into_os_string();

@@ -1,6 +1,7 @@
 //! `casemate volume`.
 
 use crate::{
+    config::{Configuration, Server},
     context::Context,
     error::{Error, Kind, Outcome},
     files::rename_new,
@@ -16,6 +17,7 @@ use casemate_machine::{
 use casemate_proto::ids::Name;
 use clap::Subcommand;
 use jiff::Timestamp;
+use serde::Serialize;
 use std::{
     ffi::OsString,
     fs::{self, File},
@@ -50,7 +52,7 @@ pub struct Volume {
 enum VolumeCommand {
     /// List the volumes
     List {
-        /// Print JSON: [{name, size_bytes, disk_bytes, created_at, used_by, path}]
+        /// Print JSON: [{name, size_bytes, disk_bytes, created_at, used_by, path, servers}]
         #[arg(long)]
         json: bool,
     },
@@ -85,13 +87,32 @@ enum VolumeCommand {
     },
 }
 
+/// One entry of `volume list --json`.
+#[derive(Debug, Serialize)]
+struct Entry {
+    #[serde(flatten)]
+    volume: Listed,
+    /// Servers whose definitions name it.
+    servers: Vec<String>,
+}
+
+impl Entry {
+    fn new(volume: Listed, configuration: &Configuration) -> Self {
+        let names_it = |server: &&Server| server.volumes.iter().any(|wish| wish.name == volume.name);
+        let servers = configuration.servers.values().filter(names_it).map(|server| server.name.to_string());
+        Self { servers: servers.collect(), volume }
+    }
+}
+
 /// Does what was asked with volumes.
 pub fn run(args: Volume, context: &Context) -> Result<Outcome, Error> {
     let screen = context.screen;
     let volumes = Volumes::open(&context.home)?;
     match args.command {
         VolumeCommand::List { json } => {
-            let listed = volumes.list()?;
+            let configuration = context.configuration()?;
+            let listed: Vec<Entry> =
+                volumes.list()?.into_iter().map(|it| Entry::new(it, &configuration)).collect();
             if json { screen.json(&listed)? } else { print(&listed, screen)? }
         }
         VolumeCommand::Inspect { name, json: _ } => screen.json(&volumes.get(&name)?)?,
@@ -126,25 +147,26 @@ pub fn run(args: Volume, context: &Context) -> Result<Outcome, Error> {
     Ok(Outcome::Done)
 }
 
-fn print(volumes: &[Listed], screen: Screen) -> Result<(), Error> {
+fn print(volumes: &[Entry], screen: Screen) -> Result<(), Error> {
     if volumes.is_empty() {
         return screen
-            .line("There is no volume. --volume NAME:GUEST of casemate run, launch or add makes one.");
+            .line("There is no volume. The first start of a server with --volume NAME:GUEST makes it.");
     }
-    let rows: Vec<[Cell; 5]> = volumes
+    let rows: Vec<[Cell; 6]> = volumes
         .iter()
-        .map(|volume| {
+        .map(|Entry { volume, servers }| {
             let age = Timestamp::now().duration_since(volume.created_at).try_into().unwrap_or_default();
             [
                 volume.name.as_str().into(),
                 bytes(volume.size_bytes).into(),
                 bytes(volume.disk_bytes).into(),
                 format!("{} ago", coarse(age)).into(),
+                if servers.is_empty() { "-".into() } else { servers.join(", ").into() },
                 volume.used_by.clone().unwrap_or_else(|| "-".to_owned()).into(),
             ]
         })
         .collect();
-    screen.print(&table(["VOLUME", "SIZE", "DISK", "MADE", "USED BY"], &rows, screen.width))
+    screen.print(&table(["VOLUME", "SIZE", "DISK", "MADE", "SERVERS", "USED BY"], &rows, screen.width))
 }
 
 /// An archive that holds less than its volume.
@@ -183,7 +205,8 @@ fn export(volumes: &Volumes, name: &Name, file: &Path, json: bool) -> Result<Exp
     };
     // Found out first: reading a volume takes its time.
     if fs::symlink_metadata(file).is_ok() {
-        return Err(uncreated(io::ErrorKind::AlreadyExists.into()));
+        return Err(Error::configuration(format!("{} exists already", file.display()))
+            .hint("name a new file; an archive replaces nothing"));
     }
     let mut created = Unfinished::beside(file).map_err(uncreated)?;
     let exported = volumes.export(name, &mut created.file)?;

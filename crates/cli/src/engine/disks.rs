@@ -1,6 +1,6 @@
 //! What a server is given of the host's disk: folders are packed and volumes made, or refused with the reason.
 
-use super::{BackendKind, Isolation, Progress, Target, blocking};
+use super::{BackendKind, Isolation, Progress, Target, blocking, check::repeated};
 use crate::{
     context::Context,
     error::{Error, Kind},
@@ -59,11 +59,24 @@ pub fn check(backend: BackendKind, target: &Target<'_>) -> Result<(), Error> {
             return Err(Error::configuration(message).hint("mount them beside each other"));
         }
     }
-    let mut names: Vec<_> = volumes.iter().map(|wish| &wish.name).collect();
-    names.sort();
-    if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
-        let message = format!("volume {} cannot be mounted twice in one machine", twice[0]);
+    if let Some(twice) = repeated(volumes.iter().map(|wish| &wish.name)) {
+        let message = format!("volume {twice} cannot be mounted twice in one machine");
         return Err(Error::configuration(message).hint("mount it once, or name two volumes"));
+    }
+    Ok(())
+}
+
+/// Refuses folders that are not there, and volumes that are there with another size.
+pub fn find(context: &Context, target: &Target<'_>) -> Result<(), Error> {
+    if let Some(wish) = target.folders.iter().find(|wish| !wish.path().is_dir()) {
+        return Err(FolderError::NoFolder { path: wish.path() }.into());
+    }
+    if target.volumes.is_empty() {
+        return Ok(());
+    }
+    let volumes = Volumes::open(&context.home)?;
+    for VolumeWish { name, size, .. } in &target.volumes {
+        volumes.fitting(name, size.map(|size| size.0))?;
     }
     Ok(())
 }

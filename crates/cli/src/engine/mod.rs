@@ -2,6 +2,7 @@
 //! progress and choices.
 
 pub mod asking;
+mod check;
 pub mod disks;
 mod failure;
 pub mod fleet;
@@ -22,10 +23,12 @@ pub use casemate_machine::{
     Accelerator, BackendKind, Conversation, ConversationEnd, Home, Isolation, Leased, Lifetime, Record,
     Restart, Session, State, Status, client::McpAnswer, doctor::Report, record::Start,
 };
+use check::check;
+pub use check::defined;
 pub use failure::{launch_error, session_error};
 pub use plan::{Plan, plan};
 pub use target::{
-    Target, Unknown, ad_hoc, parse_source, resolve, source_of_command, split_command, transport,
+    Target, Unknown, ad_hoc, parse_source, resolve, source_of_command, split_command, transport, undefined,
     unknown_server,
 };
 

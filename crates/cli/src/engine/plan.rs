@@ -1,7 +1,7 @@
 //! From a target and its settings to what a supervisor is told. A wall is chosen here, and refused rather
 //! than weakened.
 
-use super::{BackendKind, Conversation, Lifetime, Source, Target, disks, images, kernels, secrets};
+use super::{BackendKind, Conversation, Lifetime, Source, Target, check, disks, images, kernels, secrets};
 use crate::{
     config::{Configuration, settings::Settings, transport::Transport},
     context::Context,
@@ -40,14 +40,7 @@ pub async fn plan(
     settings: &Settings,
 ) -> Result<Plan, Error> {
     let backend = choose(settings)?;
-    disks::check(backend, target)?;
-    let own_port = match &target.transport {
-        Transport::Http { port, .. } => Some(*port),
-        Transport::Stdio => None,
-    };
-    target.egress.check(own_port).map_err(|conflict| {
-        Error::configuration(format!("what {} may reach does not go together", target.name)).because(conflict)
-    })?;
+    check(context, backend, target)?;
     // Before what takes long: somebody may be asked for a password.
     let secrets = secrets::find(context, &target.secrets, &target.egress).await?;
     let image = images::of_target(context, &configuration.registries, target).await?;
@@ -150,7 +143,7 @@ fn workload(image: Image, target: &Target<'_>) -> Workload {
 }
 
 /// The strongest backend that is built and whose wall is as strong as asked for, or stronger.
-fn choose(settings: &Settings) -> Result<BackendKind, Error> {
+pub(super) fn choose(settings: &Settings) -> Result<BackendKind, Error> {
     match settings.backend {
         Some(BackendKind::Qemu) | None => Ok(BackendKind::Qemu),
         Some(other) => Err(Error::unavailable(format!("backend {other} is not built yet"))

@@ -1,5 +1,6 @@
 //! Finds the values of secrets, once for a command, before anything is made for its machines.
 
+use super::{Target, check::repeated};
 use crate::{
     context::Context,
     error::{Error, Kind},
@@ -69,11 +70,26 @@ enum SourceError {
     Value(#[from] InvalidSecret),
 }
 
-/// Finds the value of each secret.
-pub async fn find(context: &Context, wishes: &[SecretWish], egress: &Egress) -> Result<Secrets, Error> {
+/// Refuses what cannot be given, or to nobody, whatever the values are.
+pub fn check(target: &Target<'_>) -> Result<(), Error> {
+    let wishes = &target.secrets;
     if wishes.len() > SECRETS {
         return Err(Error::configuration(format!("more than {SECRETS} secrets")).hint("leave some out"));
     }
+    if let Some(name) = repeated(wishes.iter().map(|wish| &wish.name)) {
+        return Err(
+            Error::configuration(format!("secret {name} is given twice")).hint("say one source of it")
+        );
+    }
+    if let Some(wish) = wishes.iter().find(|wish| target.env.contains_key(&wish.name)) {
+        let message = format!("{} is given as a variable and as a secret", wish.name);
+        return Err(Error::configuration(message).hint("leave out the variable, whose value is no secret"));
+    }
+    wishes.iter().try_for_each(|wish| holder(wish, &target.egress).map(|_| ()))
+}
+
+/// Finds the value of each secret.
+pub async fn find(context: &Context, wishes: &[SecretWish], egress: &Egress) -> Result<Secrets, Error> {
     let holders = wishes.iter().map(|wish| holder(wish, egress)).collect::<Result<Vec<_>, _>>()?;
     let mut secrets = Vec::with_capacity(wishes.len());
     let steps = Steps::new(context.screen);

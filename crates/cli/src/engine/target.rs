@@ -78,6 +78,14 @@ pub fn resolve<'a>(
     Ok(target)
 }
 
+/// A server that is not defined yet: what it is made from, and what it is given.
+pub fn undefined(name: &str, source: Source, options: &ServerOptions) -> Result<Target<'static>, Error> {
+    let mut target = Target::of_source(name, source, Vec::new());
+    target.transport = transport(options, &target.transport)?;
+    target.overrule(options)?;
+    Ok(target)
+}
+
 /// A server that is not defined but given as a command.
 pub fn ad_hoc(name: &str, words: &[String], options: &ServerOptions) -> Result<Target<'static>, Error> {
     let (source, args) = Source::from_command(words)?;
@@ -91,9 +99,13 @@ pub fn ad_hoc(name: &str, words: &[String], options: &ServerOptions) -> Result<T
 impl Target<'_> {
     /// What the command line says about the server.
     fn overrule(&mut self, options: &ServerOptions) -> Result<(), Error> {
+        let secrets = options.secrets()?;
+        // One of the same name takes the place of what is written, whichever of the two it is.
+        self.env.retain(|name, _| !secrets.iter().any(|secret| secret.name == *name));
+        self.secrets.retain(|secret| !options.env.iter().any(|(name, _)| *name == secret.name));
         self.env.extend(options.env.iter().cloned());
         self.egress.extend(&options.egress());
-        self.secrets = secrets::overrule(&self.secrets, &options.secrets()?);
+        self.secrets = secrets::overrule(&self.secrets, &secrets);
         self.folders = overrule(&self.folders, &options.mount, |wish| &wish.target);
         self.volumes = overrule(&self.volumes, &options.volume, |wish| &wish.target);
         Ok(())

@@ -6,7 +6,7 @@ mod real;
 
 use casemate::clients::{
     Client, Document, Entry, Launcher, Mistake,
-    adopt::{SecretsTo, Verdict, propose},
+    adopt::{Terms, Verdict, propose},
 };
 use casemate_proto::ids::Name;
 use proptest::prelude::*;
@@ -50,7 +50,7 @@ fn configured(client: Client, text: &str) -> String {
 fn imported(client: Client, text: &str) -> (String, String) {
     let document = Document::new(client.shape(), text.to_owned()).unwrap();
     let (mut rewritten, mut said) = (document.clone(), String::new());
-    for proposal in propose(&document, &launcher(), &BTreeMap::new(), SecretsTo::Nowhere).unwrap() {
+    for proposal in propose(&document, &launcher(), &BTreeMap::new(), Terms::default()).unwrap() {
         let what = match &proposal.verdict {
             Verdict::Own => "own".to_owned(),
             Verdict::Known(name) => format!("known {name}"),

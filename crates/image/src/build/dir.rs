@@ -1,5 +1,5 @@
-//! A folder of the host. `package.json` brings Node, `pyproject.toml` Python; another folder brings nothing
-//! and needs `--command`.
+//! A folder of the host. `package.json` brings Node, `pyproject.toml` Python; another folder needs `--command`,
+//! whose `node` or `python` brings that, and any other program nothing.
 //!
 //! The folder is copied to `/app`, without what is installed anew, without version control, and without links
 //! that lead out of it.
@@ -8,6 +8,7 @@ mod node;
 mod plain;
 mod pyproject;
 mod python;
+mod script;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, Metadata};
@@ -92,7 +93,10 @@ pub(super) fn resolve(context: &Context<'_>, folder: &Path) -> Result<Lock, Buil
     let mut lock = match Kind::of(folder) {
         Kind::Node => node::resolve(context, folder)?,
         Kind::Python => python::resolve(context, folder)?,
-        Kind::Plain => plain::resolve(context, folder)?,
+        Kind::Plain => match script::runtime(context.request.command.as_deref()) {
+            Some(runtime) => script::resolve(context, folder, runtime)?,
+            None => plain::resolve(context, folder)?,
+        },
     };
     lock.contents.push(format!("folder {}", digest(folder)?));
     Ok(lock)
@@ -107,7 +111,10 @@ pub(super) fn install(
     match Kind::of(folder) {
         Kind::Node => node::install(context, lock, folder, tree),
         Kind::Python => python::install(context, lock, folder, tree),
-        Kind::Plain => plain::install(context, lock, folder, tree),
+        Kind::Plain => match script::runtime(context.request.command.as_deref()) {
+            Some(runtime) => script::install(context, lock, folder, tree, runtime),
+            None => plain::install(context, lock, folder, tree),
+        },
     }
 }
 

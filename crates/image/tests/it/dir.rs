@@ -137,6 +137,30 @@ fn another_folder_needs_a_command_which_brings_its_libraries() {
 }
 
 #[test]
+fn a_command_brings_the_runtime_that_it_names() {
+    let project = folder(&[
+        ("server.js", "console.log(process.argv[2], require('./part'))"),
+        ("part.js", "module.exports = 'part'"),
+        ("server.py", "import six, sys; print(sys.argv[1], six.__version__)"),
+        ("requirements.txt", "# what it needs\n\nsix==1.17.0\n"),
+    ]);
+    let home = shared_home();
+    let store = Store::open(home.path()).unwrap();
+    let with = |command: &str| BuildRequest {
+        command: Some(command.split(' ').map(str::to_owned).collect()),
+        ..dir(project.path())
+    };
+    let node = built(&store, &with("node server.js a")).unwrap();
+    assert_eq!((node.meta.runtime, &*run(&store, &node)), (Runtime::Node, "a part\n"));
+    let python = built(&store, &with("python3 server.py b")).unwrap();
+    assert_eq!((python.meta.runtime, &*run(&store, &python)), (Runtime::Python, "b 1.17.0\n"));
+
+    fs::write(project.path().join("requirements.txt"), "six\n--index-url http://127.0.0.1:9/\n").unwrap();
+    let error = built(&store, &with("python3 server.py b")).unwrap_err();
+    assert!(error.to_string().contains("--index-url"), "{error}");
+}
+
+#[test]
 fn a_project_that_cannot_start_or_must_be_built_is_refused_with_the_remedy() {
     let home = shared_home();
     let store = Store::open(home.path()).unwrap();

@@ -260,16 +260,30 @@ fn names_that_are_taken_get_a_number() {
 }
 
 #[test]
-fn what_a_machine_does_not_have_is_said() {
+fn a_server_whose_arguments_name_paths_of_this_host_stays_unless_that_is_settled() {
     let user = User::new("");
-    let folder = user.path("");
+    let folder = user.path("docs");
+    fs::create_dir(&folder).unwrap();
+    let folder = folder.to_str().unwrap();
     let entry = json!({"command": "npx", "args": ["-y", "files", folder, "/nowhere/else"], "cwd": "/srv"});
     user.write("mcp.json", json!({"mcpServers": {"files": entry}}).to_string());
-    let shown = user.json("import cursor --file mcp.json --json");
-    let notes = shown["servers"][0]["notes"].as_array().unwrap();
-    assert_eq!(notes.len(), 2, "{shown}");
-    assert!(notes[0].as_str().unwrap().starts_with(folder.to_str().unwrap()), "{shown}");
-    assert!(notes[1].as_str().unwrap().contains("cwd"), "{shown}");
+    let import =
+        |how: &str| user.run(&format!("import cursor --file mcp.json --json --write --no-build{how}"));
+    let shown = |finished: &Finished| -> Value { serde_json::from_str(&finished.stdout).unwrap() };
+    let left = shown(&import(""));
+    assert_eq!(left["servers"][0]["action"], "skip", "{left}");
+    let reason = left["servers"][0]["reason"].as_str().unwrap();
+    assert!(reason.contains(folder) && reason.contains("--host-paths mount"), "{left}");
+    assert!(!reason.contains("/nowhere"), "{left}");
+    assert_eq!(left["written"], false);
+
+    let mounted = shown(&import(" --host-paths mount"));
+    assert_eq!(mounted["servers"][0]["action"], "add", "{mounted}");
+    assert!(mounted["servers"][0]["notes"][0].as_str().unwrap().contains("cwd"), "{mounted}");
+    let written = fs::read_to_string(user.home.path().join("config.toml")).unwrap();
+    assert!(written.contains(&format!("mounts = [\"{folder}:{folder}:ro\"]")), "{written}");
+    let listed = user.json("list --json");
+    assert_eq!(listed[0]["mounts"], json!([format!("{folder}:{folder}:ro")]));
 }
 
 /// A client's file full of secrets: in a variable, under a harmless name, in arguments, in an address.

@@ -38,17 +38,15 @@ fn program(context: &Context<'_>, folder: &Path) -> Result<Program, BuildError> 
     let refuse = |reason: String| BuildError::Folder {
         path: folder.to_owned(),
         reason,
-        remedy: "add a package.json (it may be {}) to run it with Node, or a pyproject.toml with Python; or give \
-                 --command with a program in the folder",
+        remedy: "say what starts it: --command 'node FILE', 'python FILE', or a program in the folder",
     };
     let name = context.request.command.as_ref().and_then(|command| command.first());
     let name = name.ok_or_else(|| refuse("it has no package.json or pyproject.toml".to_owned()))?;
     let folder = fs::canonicalize(folder).map_err(crate::files::failed("find", folder))?;
     let wanted = Path::new(name);
     let absolute = if wanted.is_absolute() { wanted.to_owned() } else { folder.join(wanted) };
-    let path = fs::canonicalize(&absolute).map_err(|error| {
-        refuse(format!("it has no file {name:?} ({error}), and nothing in it asks for a runtime"))
-    })?;
+    let path =
+        fs::canonicalize(&absolute).map_err(|error| refuse(format!("it has no file {name:?} ({error})")))?;
     let Ok(below) = path.strip_prefix(&folder) else {
         let program = Program::at(&path, wanted)?;
         if program.runtime != Runtime::Static || !wanted.is_absolute() {

@@ -10,6 +10,7 @@
 
 mod authority;
 mod header;
+mod reason;
 #[cfg(test)]
 mod tests;
 
@@ -144,7 +145,8 @@ impl Swap {
         };
         let meter = Arc::clone(outside.meter());
         let connecting = TlsConnector::from(Arc::clone(&self.outside)).connect(name, outside);
-        let stream = timeout(PATIENCE, connecting).await.map_err(|_| io::ErrorKind::TimedOut)??;
+        let connected = timeout(PATIENCE, connecting).await.map_err(|_| io::ErrorKind::TimedOut)?;
+        let stream = connected.map_err(reason::handshake)?;
         Ok(Verified { stream, meter })
     }
 
@@ -170,7 +172,8 @@ impl Swap {
             let config = config.map_err(|error| io::Error::other(chain(&error)))?;
             begun.into_stream(Arc::new(config)).await
         };
-        timeout(PATIENCE, accepting).await.map_err(|_| io::ErrorKind::TimedOut)?
+        let accepted = timeout(PATIENCE, accepting).await.map_err(|_| io::ErrorKind::TimedOut)?;
+        accepted.map_err(reason::handshake)
     }
 
     /// Carries requests and answers until one side ends, or a bound is reached; says why. `used` has
@@ -186,7 +189,7 @@ impl Swap {
         let Verified { stream, meter } = outside;
         let carrying = self.requests(target, guest, stream, bounds, used);
         tokio::select! {
-            carried = carrying => carried.err().map(|error| chain(&error)),
+            carried = carrying => carried.err().map(|error| reason::of_requests(&error)),
             reason = idle(&meter, bounds) => Some(reason),
         }
     }
@@ -218,7 +221,8 @@ impl Swap {
         };
         serving.as_mut().graceful_shutdown();
         serving.await?;
-        ended
+        // Every answer was passed on whole: how the server leaves after that is its own affair.
+        ended.or_else(|error| if reason::is_cut(&error) { Ok(()) } else { Err(error) })
     }
 
     /// Passes one request on, and its answer back.

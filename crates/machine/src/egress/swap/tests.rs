@@ -117,6 +117,17 @@ async fn guest(
 
 /// What a guest is answered to these bytes, and which secrets went out.
 async fn exchange(swap: &Swap, to: &Target, at: SocketAddr, sent: &str) -> (String, Vec<String>) {
+    let (answer, used, _) = exchanged(swap, to, at, sent).await;
+    (answer, used)
+}
+
+/// The same, and what is written down of its end.
+async fn exchanged(
+    swap: &Swap,
+    to: &Target,
+    at: SocketAddr,
+    sent: &str,
+) -> (String, Vec<String>, Option<String>) {
     let outside = TcpStream::connect(at).await.unwrap();
     let bounds = Bounds::default();
     let verified = swap.verify(to, metered(outside)).await.unwrap();
@@ -129,10 +140,11 @@ async fn exchange(swap: &Swap, to: &Target, at: SocketAddr, sent: &str) -> (Stri
     let carried = async {
         let accepted = swap.accept(to, far).await.unwrap();
         let used = Used::default();
-        swap.carry(to, accepted, verified, &bounds, &used).await;
-        used.into_inner().unwrap().into_iter().collect()
+        let reason = swap.carry(to, accepted, verified, &bounds, &used).await;
+        (used.into_inner().unwrap().into_iter().collect(), reason)
     };
-    tokio::join!(inside, carried)
+    let (answer, (used, reason)) = tokio::join!(inside, carried);
+    (answer, used, reason)
 }
 
 #[tokio::test]
@@ -170,10 +182,21 @@ async fn a_secret_goes_to_no_other_target() {
 async fn a_server_that_is_not_who_it_should_be_hears_nothing() {
     let (trusted, other) = (world(), world());
     let (swap, to) = (swap(&trusted, "api.example:443"), target("api.example:443"));
-    for at in [mirror(&other, NAME).await, mirror(&trusted, "b.example").await] {
+    let plain = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = plain.local_addr().unwrap();
+    tokio::spawn(async move {
+        let (mut stream, _) = plain.accept().await.unwrap();
+        stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.unwrap();
+        std::future::pending::<()>().await
+    });
+    for (at, why) in [
+        (mirror(&other, NAME).await, "of no authority that this host trusts"),
+        (mirror(&trusted, "b.example").await, "for other names"),
+        (address, "not TLS"),
+    ] {
         let outside = TcpStream::connect(at).await.unwrap();
         let error = swap.verify(&to, metered(outside)).await.unwrap_err();
-        assert!(error.to_string().contains("invalid peer certificate"), "{error}");
+        assert!(error.to_string().contains(why), "{error}");
     }
 }
 
@@ -188,18 +211,18 @@ async fn a_guest_that_wants_another_server_or_speaks_no_tls_is_refused() {
 
     let (mut near, far) = tokio::io::duplex(64 << 10);
     near.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
-    assert!(swap.accept(&to, far).await.is_err());
+    assert!(swap.accept(&to, far).await.unwrap_err().to_string().contains("not TLS"));
 }
 
 /// A server that answers and is gone, without the words with which TLS ends.
-async fn abrupt(world: &CertifiedIssuer<'static, KeyPair>) -> SocketAddr {
+async fn abrupt(world: &CertifiedIssuer<'static, KeyPair>, answer: &'static str) -> SocketAddr {
     let (acceptor, listener) = (acceptor(world, NAME), TcpListener::bind("127.0.0.1:0").await.unwrap());
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
         let (stream, _) = listener.accept().await.unwrap();
         let mut stream = acceptor.accept(stream).await.unwrap();
         head_of(&mut stream).await.unwrap();
-        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello").await.unwrap();
+        stream.write_all(answer.as_bytes()).await.unwrap();
         stream.flush().await.unwrap();
     });
     address
@@ -209,9 +232,20 @@ async fn abrupt(world: &CertifiedIssuer<'static, KeyPair>) -> SocketAddr {
 async fn an_answer_is_passed_on_though_its_server_is_gone() {
     let world = world();
     let (swap, to) = (swap(&world, "api.example:443"), target("api.example:443"));
-    let at = abrupt(&world).await;
-    let (answer, _) = exchange(&swap, &to, at, "GET / HTTP/1.1\r\n\r\n").await;
-    assert!(answer.ends_with("hello"), "{answer:?}");
+    for (said, reason) in [
+        ("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello", None),
+        ("HTTP/1.1 200 OK\r\nconnection: close\r\n\r\nhello", Some("did not tell")),
+        ("HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nhello", Some("in the middle")),
+    ] {
+        let at = abrupt(&world, said).await;
+        let (answer, _, ended) = exchanged(&swap, &to, at, "GET / HTTP/1.1\r\n\r\n").await;
+        assert!(answer.contains("hello"), "{answer:?}");
+        match (reason, &ended) {
+            (None, None) => {}
+            (Some(reason), Some(ended)) if ended.contains(reason) => {}
+            _ => panic!("{said:?}: {ended:?}"),
+        }
+    }
 }
 
 /// A program that asked, and did not wait, holds nobody's place.
