@@ -14,7 +14,7 @@ use crate::{
     template::{Step, Templates},
 };
 use casemate_link::handshake::{self, HandshakeError};
-use casemate_proto::control::Exit;
+use casemate_proto::{control::Exit, limits::STOP_TIMEOUT};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::FdFlags,
@@ -42,9 +42,6 @@ const END_NEWS: Duration = Duration::from_secs(1);
 
 /// How long a supervisor may take to end after it said that its machine has.
 const SUPERVISOR_EXIT: Duration = Duration::from_secs(2);
-
-/// How long a machine may take to stop: its server, its power, and a busy host.
-const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why a machine did not become ready.
 #[derive(Debug, thiserror::Error)]

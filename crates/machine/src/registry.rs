@@ -238,7 +238,7 @@ mod tests {
     use super::*;
     use crate::{
         admission::Bound,
-        spec::{BackendKind, Lifetime},
+        spec::{BackendKind, Level, Lifetime, Origin},
     };
 
     fn spec(name: &str) -> Spec {
@@ -352,5 +352,24 @@ mod tests {
         let marked = registry.try_admit_resume(&first.record, || resumed.save(&registry.home)).unwrap();
         marked.unwrap().unwrap();
         assert!(matches!(registry.claim(&spec("third")), Err(ClaimError::NoMemory(_))));
+    }
+
+    #[test]
+    fn a_machine_that_runs_is_expected_to_need_what_it_was_admitted_with() {
+        let (_dir, registry) = registry();
+        let template = |level, reason: Option<&str>| Origin::Template {
+            key: "k".to_owned(),
+            level,
+            reason: reason.map(str::to_owned),
+        };
+        for origin in [
+            Origin::Cold { reason: "why not".to_owned() },
+            template(Level::Server, None),
+            template(Level::Agent, Some("it has a volume")),
+        ] {
+            let spec = Spec { origin, ..spec("m") };
+            let claim = registry.claim(&spec).unwrap();
+            assert_eq!(Demand::of_record(&claim.record), Demand::of(&spec), "{:?}", spec.origin);
+        }
     }
 }

@@ -31,3 +31,20 @@ pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a server may take to end by itself once its stdin is closed or it was told to stop.
 pub const STOP_GRACE: Duration = Duration::from_secs(2);
+
+/// How long a machine may take to power itself off, beyond what its server is given to end.
+pub const POWER_OFF: Duration = Duration::from_millis(500);
+
+/// How long a machine may take to write to its volumes what its server wrote: on a busy host seconds pass until its
+/// agent so much as hears of it.
+pub const FLUSH: Duration = Duration::from_secs(6);
+
+/// How long a suspended machine may take to be resumed for its end.
+pub const WAKE: Duration = Duration::from_secs(6);
+
+/// How long a stopped machine may take to be gone, whatever it is and was doing; half of that is for its processes
+/// to be collected, on a busy host.
+pub const STOP_TIMEOUT: Duration =
+    Duration::from_millis(2 * (STOP_GRACE.as_millis() + POWER_OFF.as_millis()) as u64)
+        .saturating_add(FLUSH)
+        .saturating_add(WAKE);

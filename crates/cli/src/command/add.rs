@@ -184,6 +184,7 @@ impl Add {
         if self.source.is_some() || self.server.command.is_some() {
             args.extend(self.args.iter().cloned());
         }
+        args.extend(self.server.further_args()?);
         // Who replaces a server wants what its source gives today.
         Ok(Wanted { source, args, command, allow_scripts: self.allow_scripts, refresh: self.replace })
     }

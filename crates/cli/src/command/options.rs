@@ -50,6 +50,15 @@ impl ServerOptions {
         })
     }
 
+    /// Arguments of the server after those that it has.
+    pub fn further_args(&self) -> Result<Vec<String>, Error> {
+        let split = |text: &String| {
+            shlex::split(text)
+                .ok_or_else(|| Error::usage(format!("the quotes of --args {text:?} do not match")))
+        };
+        Ok(self.further_args.iter().map(split).collect::<Result<Vec<_>, _>>()?.concat())
+    }
+
     /// What the server may reach.
     pub fn egress(&self) -> Egress {
         Egress { allow: self.allow.clone(), forward: self.forward.clone() }
@@ -72,6 +81,9 @@ pub struct ServerOptions {
     /// The command to run, split into words as a shell does, but run without one
     #[arg(long, value_name = "TEXT")]
     pub command: Option<String>,
+    /// Give the server further arguments, split into words as a shell does; may be repeated
+    #[arg(long = "args", value_name = "TEXT", allow_hyphen_values = true)]
+    pub further_args: Vec<String>,
     /// Set an environment variable of the server; may be repeated
     #[arg(long, value_name = "K=V", value_parser = variable)]
     pub env: Vec<(String, String)>,

@@ -7,7 +7,7 @@ use crate::{
         transport::Transport,
     },
     context::Context,
-    engine::{self, ConversationEnd, Leased, Target, Unknown, asking, routing},
+    engine::{self, ConversationEnd, Leased, Restart, Target, Unknown, asking, routing},
     error::{Error, Outcome},
     render::harmless,
 };
@@ -73,6 +73,12 @@ enum Ended {
 /// Leases a machine and lets the client speak with its server.
 pub async fn run(args: Run, context: &Context) -> Result<Outcome, Error> {
     args.later.refuse()?;
+    if args.start.life.restart == Some(Restart::OnFailure) {
+        return Err(Error::usage(
+            "--restart on-failure is not for a machine that lives for one conversation",
+        )
+        .hint("leave it out; a client starts a server anew that ended"));
+    }
     let configuration = context.configuration()?;
     let mut target: Target<'_> = match &args.name {
         Some(name) => engine::resolve(context, &configuration, name, &args.server, Unknown::Refused)?,

@@ -244,15 +244,7 @@ fn server(mut table: Table) -> Result<Server, ConfigError> {
     };
     put(&mut server.isolation, table.text("isolation_mode")?, "isolation_mode", "isolation")?;
     microvm_config(&mut table, &mut server.memory_mb, &mut server.vcpus)?;
-    if let Some(env) = table.table("env")? {
-        server.env = variables(env)?;
-    }
-    if let Some(secrets) = table.table("secrets")? {
-        server.secrets = variables(secrets)?;
-    }
-    for key in FOLDERS {
-        server.folders.extend(folders(&mut table, key)?);
-    }
+    given(&mut table, &mut server)?;
     for mut tool in table.tables("tools")? {
         let name = tool.text("name")?.ok_or_else(|| missing(&tool, "name"))?;
         server.tools.push(self::tool(name.value, tool)?);
@@ -260,6 +252,20 @@ fn server(mut table: Table) -> Result<Server, ConfigError> {
     server.later = later(&mut table, &LATER);
     table.finish()?;
     Ok(server)
+}
+
+/// Environment, secrets and folders, which all documents spell alike.
+fn given(table: &mut Table, server: &mut Server) -> Result<(), ConfigError> {
+    if let Some(env) = table.table("env")? {
+        server.env = variables(env)?;
+    }
+    if let Some(secrets) = table.table("secrets")? {
+        server.secrets = variables(secrets)?;
+    }
+    for key in FOLDERS {
+        server.folders.extend(folders(table, key)?);
+    }
+    Ok(())
 }
 
 /// A tool: our own spelling, and those of the seeds' two documents.
@@ -300,7 +306,7 @@ fn seed_server(mut table: Table, id: At<String>) -> Result<Server, ConfigError> 
         title: table.text("microvm_id")?.map(|title| title.value),
         source: None,
         command: table.text("server_command")?,
-        args: None,
+        args: table.texts("args")?,
         // `false` asks for no wall in particular, which is the default one, never none.
         isolation: table
             .flag("use_microvm")?
@@ -314,7 +320,7 @@ fn seed_server(mut table: Table, id: At<String>) -> Result<Server, ConfigError> 
         env: Vec::new(),
         secrets: Vec::new(),
         folders: Vec::new(),
-        volumes: None,
+        volumes: table.texts("volumes")?,
         transport: table.text("transport")?,
         port: table.number("port")?,
         path: table.text("path")?,
@@ -325,9 +331,7 @@ fn seed_server(mut table: Table, id: At<String>) -> Result<Server, ConfigError> 
         tools: Vec::new(),
         later: Vec::new(),
     };
-    for key in FOLDERS {
-        server.folders.extend(folders(&mut table, key)?);
-    }
+    given(&mut table, &mut server)?;
     microvm_config(&mut table, &mut server.memory_mb, &mut server.vcpus)?;
     if let Some(tools) = table.table("tools")? {
         let (path, entries) = tools.rest();

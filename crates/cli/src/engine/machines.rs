@@ -12,7 +12,7 @@ use crate::{
 };
 use casemate_image::progress::Progress;
 use casemate_machine::{LaunchError, Origin, Registry, Step, client, registry::ClaimError};
-use casemate_proto::ids::Name;
+use casemate_proto::{ids::Name, limits::STOP_TIMEOUT};
 use std::{
     collections::BTreeSet,
     hash::{BuildHasher, Hasher, RandomState},
@@ -21,9 +21,6 @@ use std::{
 
 /// How long a call waits for a machine that another command is starting.
 const STARTING_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// How long an interrupted command waits for its machines to be gone.
-const STOPPING_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Starts a machine and waits until it is ready.
 ///
@@ -156,7 +153,7 @@ pub fn let_go(context: &Context, leased: Leased) -> Record {
 
 /// Waits until the machines that this command held are gone, after it dropped them; says what is left.
 pub async fn gone(context: &Context) -> Option<String> {
-    let until = Instant::now() + STOPPING_TIMEOUT;
+    let until = Instant::now() + STOP_TIMEOUT;
     loop {
         // A registry that cannot be read tells nothing more by waiting.
         let mut live = list(context).unwrap_or_default();

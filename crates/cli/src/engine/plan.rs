@@ -1,7 +1,9 @@
 //! From a target and its settings to what a supervisor is told. A wall is chosen here, and refused rather
 //! than weakened.
 
-use super::{BackendKind, Conversation, Lifetime, Source, Target, check, disks, images, kernels, secrets};
+use super::{
+    BackendKind, Conversation, Lifetime, Restart, Source, Target, check, disks, images, kernels, secrets,
+};
 use crate::{
     config::{Configuration, settings::Settings, transport::Transport},
     context::Context,
@@ -100,7 +102,11 @@ impl Plan {
             origin: Origin::Cold { reason: "no template was looked for".to_owned() },
             idle_ms: settings.idle.map(|idle| idle.as_millis() as u64),
             suspend_disk_bytes: settings.suspend_disk,
-            restart: settings.restart,
+            // A leased machine is one conversation: what was said to it is not said again.
+            restart: match lifetime {
+                Lifetime::Detached => settings.restart,
+                Lifetime::Leased => Restart::Never,
+            },
             health_ms: settings.health_interval.as_millis() as u64,
             memory_limit_mb: settings.memory_limit_mb.map(u64::from),
             deadline_ms: READY_TIMEOUT.as_millis() as u64,

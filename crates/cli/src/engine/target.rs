@@ -99,6 +99,7 @@ pub fn ad_hoc(name: &str, words: &[String], options: &ServerOptions) -> Result<T
 impl Target<'_> {
     /// What the command line says about the server.
     fn overrule(&mut self, options: &ServerOptions) -> Result<(), Error> {
+        self.args.extend(options.further_args()?);
         let secrets = options.secrets()?;
         // One of the same name takes the place of what is written, whichever of the two it is.
         self.env.retain(|name, _| !secrets.iter().any(|secret| secret.name == *name));

@@ -104,6 +104,8 @@ fn mistakes_have_their_exit_codes() {
         ("add x npm:y --secret A=env:B --secret A=env:C", 3, "secret A is given twice"),
         ("launch x --command true --secret A=env:B --env A=c", 3, "as a variable and as a secret"),
         ("add x npm:y --backend firecracker", 4, "backend firecracker is not built yet"),
+        ("run --restart on-failure -- true", 2, "lives for one conversation"),
+        ("run --args \"'\" -- true", 2, "quotes"),
         ("run --forward 5254=h:1 -- true", 3, "casemate's proxy"),
         ("launch x --command true --backend firecracker", 4, "backend firecracker is not built yet"),
         ("serve --listen 127.0.0.1:0", 3, "there is no server to serve"),

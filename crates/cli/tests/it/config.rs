@@ -80,6 +80,8 @@ fn the_whole_json_model_of_the_seeds_is_read() {
                 "microvm_id": "a", "use_microvm": false, "server_command": null,
                 "microvm_config": {"memory_mb": 128, "vcpus": 1}, "transport": "http", "port": 8080, "path": "/x",
                 "microvm_mounts": [{"host_path": "/a", "vm_path": "/b", "readonly": true}],
+                "args": ["--root", "/b"], "env": {"LEVEL": "debug"}, "secrets": {"TOKEN": "env:T"},
+                "volumes": ["v:/data"],
                 "tools": {
                     "t": {"execution_mode": "unikernel", "unikernel_image": "/i", "mounts": [],
                           "memory_mb": 1024, "vcpus": 1},
@@ -95,12 +97,14 @@ fn the_whole_json_model_of_the_seeds_is_read() {
     assert_eq!(server.transport, Transport::Http { port: 8080, path: "/x".to_owned() });
     assert_eq!(server.source_text(), "builtin:probe");
     assert_eq!(server.folders, ["/a:/b:ro".parse().unwrap()]);
+    assert_eq!((&*server.args, &*server.env["LEVEL"]), (&["--root", "/b"].map(str::to_owned)[..], "debug"));
+    assert_eq!((&*server.secrets[0].name, &server.volumes), ("TOKEN", &vec!["v:/data".parse().unwrap()]));
     assert_eq!(server.unbuilt, []);
     let (t, u) = (server.tool("t").unwrap(), server.tool("u").unwrap());
     assert_eq!((t.isolation, t.memory_mb, t.vcpus), (Some(Isolation::Microvm), Some(1024), Some(1)));
     assert_eq!((u.isolation, u.memory_mb, u.vcpus), (None, None, None));
     assert_eq!((&t.folders, &u.folders), (&vec![], &vec!["/k:/keys:rw".parse().unwrap()]));
-    assert_eq!((t.unikernel_image.as_ref().map(|place| place.line), &u.unikernel_image), (Some(9), &None));
+    assert_eq!((t.unikernel_image.as_ref().map(|place| place.line), &u.unikernel_image), (Some(11), &None));
 }
 
 #[test]

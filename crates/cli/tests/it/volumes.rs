@@ -8,7 +8,7 @@ use crate::{
 use casemate_testkit::LineClient;
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use std::{fs, process::Command, thread, time::Duration};
+use std::{fs, path::Path, process::Command, thread, time::Duration};
 
 /// By when what a server wrote is on the device, though it did not ask for that, in emulation on a busy host.
 const WRITTEN_OUT: Duration = Duration::from_secs(5);
@@ -243,6 +243,38 @@ fn links_in_a_volume_lead_to_nothing_of_the_agents_and_nothing_of_the_hosts() {
     assert_eq!(exported["entries"], 5, "{exported}");
     let content = fs::read(&archive).unwrap();
     assert!(!content.windows(6).any(|window| window == b"DECOY!"), "a link was followed");
+}
+
+/// A server that writes a last word: where its start fails, when it is ended, and when it is ended while its machine
+/// is suspended.
+#[test]
+fn what_a_server_writes_last_is_kept_however_its_machine_ends() {
+    let home = Home::new();
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/last-words");
+    let source = format!("dir:{}", folder.display());
+    let add = |name: &str, command: &str| {
+        let line = ["add", name, &source, "--command", command];
+        let added = casemate(&home, &[&line[..], &["--volume", &format!("{name}:/data:16MiB")]].concat());
+        assert_eq!(added.code, 0, "{added:?}");
+    };
+    add("fails", "python server.py fail");
+    add("ends", "python server.py");
+    add("sleeps", "python server.py");
+    let failed = casemate(&home, &["launch", "fails"]);
+    assert!(failed.code == 5 && failed.stderr.contains("it is over"), "{failed:?}");
+    assert_eq!(casemate(&home, &["launch", "ends"]).code, 0);
+    stop(&home, "ends");
+    assert_eq!(casemate(&home, &["launch", "sleeps", "--idle", "200ms"]).code, 0);
+    eventually("the machine is suspended", || {
+        let machine = json_of(&home, &["status", "sleeps", "--json"]);
+        (machine[0]["state"] == "suspended").then_some(())
+    });
+    stop(&home, "sleeps");
+    for volume in ["fails", "ends", "sleeps"] {
+        let exported = casemate(&home, &["volume", "export", volume]);
+        assert_eq!(exported.code, 0, "{volume}: {exported:?}");
+        assert!(exported.stdout.contains("written at the end"), "{volume}: what was written last is lost");
+    }
 }
 
 #[test]

@@ -48,7 +48,8 @@ impl Demand {
         Self {
             guest_mb: record.memory_mb,
             accelerator: record.accelerator,
-            restored: record.start == Start::Restored,
+            // A reason beside a template is why that is none of its running server.
+            restored: record.start == Start::Restored && record.template_reason.is_none(),
         }
     }
 

@@ -1,6 +1,6 @@
 //! Carries the bytes of one connection, within its bounds.
 
-use super::budget::Bounds;
+use super::{budget::Bounds, hello::HelloError};
 use std::{
     io,
     pin::Pin,
@@ -20,21 +20,26 @@ use tokio::{
 const BUFFER_BYTES: usize = 16 << 10;
 
 /// Carries both ways until both ends have ended, or a bound is reached; says why, where the two ends did not end
-/// it. `first` was read from the guest already.
+/// it. `first` was read from the guest already. Fails where the guest turns out to want another server.
 pub(super) async fn carry(
     mut guest: impl AsyncRead + AsyncWrite + Unpin,
     mut outside: Metered,
     first: &[u8],
     bounds: &Bounds,
-) -> Option<String> {
+) -> Result<Option<String>, HelloError> {
     let meter = Arc::clone(&outside.meter);
     let copying = async {
         outside.write_all(first).await?;
         tokio::io::copy_bidirectional_with_sizes(&mut guest, &mut outside, BUFFER_BYTES, BUFFER_BYTES).await
     };
-    tokio::select! {
-        copied = copying => copied.err().map(|error| error.to_string()),
-        reason = idle(&meter, bounds) => Some(reason),
+    let broken = tokio::select! {
+        copied = copying => copied.err(),
+        reason = idle(&meter, bounds) => return Ok(Some(reason)),
+    };
+    match broken.map(|error| (error.to_string(), error.downcast::<HelloError>())) {
+        Some((_, Ok(other))) => Err(other),
+        Some((reason, Err(_))) => Ok(Some(reason)),
+        None => Ok(None),
     }
 }
 

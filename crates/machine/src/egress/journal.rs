@@ -97,6 +97,12 @@ impl<'a> Attempt<'a> {
         self.line.verdict = Verdict::Ended;
         self.reason = Some("the machine's link ended".to_owned());
     }
+
+    /// What it wants it may not have after all.
+    pub(super) fn refuse(&mut self, reason: String) {
+        self.line.verdict = Verdict::Refused;
+        self.reason = Some(reason);
+    }
 }
 
 impl Drop for Attempt<'_> {

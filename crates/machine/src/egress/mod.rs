@@ -300,7 +300,7 @@ impl Gate {
             return;
         }
         if let Err(refused) = self.carry(&target, guest, outside, &mut attempt).await {
-            attempt.reason = Some(self.explain(&asked, Some(&target), &refused));
+            attempt.refuse(self.explain(&asked, Some(&target), &refused));
         }
     }
 
@@ -323,12 +323,13 @@ impl Gate {
             (Outside::Plain(outside), _) => {
                 let first = self.expect_server(&mut guest, target).await?;
                 attempt.allow();
-                attempt.reason = match &target.host {
+                let carried = match &target.host {
                     Host::Name(name) if target.port != self.bounds.tls_port => {
                         carry::carry(Guarded::new(guest, name), outside, &first, &self.bounds).await
                     }
                     _ => carry::carry(guest, outside, &first, &self.bounds).await,
                 };
+                attempt.reason = carried?;
             }
             (Outside::Verified(_), None) => unreachable!("it was verified in order to put secrets in"),
         }

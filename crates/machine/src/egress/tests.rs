@@ -224,6 +224,20 @@ async fn a_tls_client_that_wants_another_server_than_it_asked_for_reaches_none()
 }
 
 #[tokio::test]
+async fn tls_for_another_server_on_any_other_port_is_refused_and_said_so() {
+    let server = Server::at("127.0.0.1:0");
+    let name = format!("a.example:{}", server.port());
+    let literal = format!("127.0.0.1:{}", server.port());
+    let mut machine = Machine::new(&[&name, &literal], resolver(&[&["127.0.0.1"][..]]));
+    let (mut stream, _) = machine.ask(&format!("CONNECT {name}")).await;
+    stream.write_all(&client_hello("b.example")).await.unwrap();
+    assert!(matches!(stream.read(&mut [0; 8]).await, Ok(0) | Err(_)));
+    assert!(machine.notes.recv().await.unwrap().contains("its TLS handshake is for b.example"));
+    let verdicts: Vec<Value> = machine.log().iter().map(|line| line["verdict"].clone()).collect();
+    assert_eq!(verdicts, ["allowed", "refused"]);
+}
+
+#[tokio::test]
 async fn connections_are_bounded_in_number_and_the_host_still_reaches_the_guest() {
     let server = Server::at("127.0.0.1:0");
     let target = format!("127.0.0.1:{}", server.port());

@@ -124,15 +124,22 @@ pub(crate) struct Redacted {
     redactor: Arc<Redactor>,
     /// The beginning of what may become a secret with the next bytes.
     held: Zeroizing<Vec<u8>>,
+    /// Bytes are missing, and it is not known yet where the next line begins.
+    in_gap: bool,
 }
 
 impl Redacted {
     pub(crate) fn new(log: CappedLog, redactor: Arc<Redactor>) -> Self {
-        Self { log, redactor, held: Zeroizing::default() }
+        Self { log, redactor, held: Zeroizing::default(), in_gap: false }
     }
 
     /// Appends bytes of a stream; some wait for those that come next.
-    pub(crate) fn stream(&mut self, bytes: &[u8]) {
+    pub(crate) fn stream(&mut self, mut bytes: &[u8]) {
+        if self.in_gap {
+            let Some(end) = bytes.iter().position(|&byte| byte == b'\n') else { return };
+            bytes = &bytes[end + 1..];
+            self.in_gap = false;
+        }
         let mut all = std::mem::take(&mut self.held);
         all.extend_from_slice(bytes);
         let (clean, held) = self.redactor.scan(&all, false);
@@ -140,10 +147,18 @@ impl Redacted {
         self.log.write(&clean);
     }
 
+    /// Bytes of the stream are missing here. Of a secret that was cut by that only the beginning could be known: what
+    /// follows is left out up to the next line.
+    pub(crate) fn gap(&mut self) {
+        self.held.clear();
+        self.in_gap = !self.redactor.patterns.is_empty();
+    }
+
     /// The stream has ended, or began anew: nothing more is waited for.
     pub(crate) fn flush(&mut self) {
         let held = std::mem::take(&mut self.held);
         self.log.write(&self.redactor.bytes(&held));
+        self.in_gap = false;
     }
 
     /// Appends a line of casemate's own.
@@ -207,6 +222,24 @@ mod tests {
         assert_eq!(redactor.end(&format!("{}\nlast: {value}", &value[7..]), false), "last: [secret S0]");
         assert_eq!(redactor.end(&value[7..], false), "");
         assert_eq!(Redactor::default().end("cut and kept", false), "cut and kept");
+    }
+
+    #[test]
+    fn what_follows_a_gap_is_left_out_up_to_the_next_line() {
+        let written = |value: &[&str]| {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("log");
+            let mut log = Redacted::new(CappedLog::open(&path).unwrap(), Arc::new(redactor(value)));
+            log.stream(b"begin hun");
+            log.gap();
+            for piece in [&b"ter2 "[..], b"is cut\nit goes on"] {
+                log.stream(piece);
+            }
+            log.flush();
+            std::fs::read_to_string(path).unwrap()
+        };
+        assert_eq!(written(&["hunter2"]), "begin it goes on");
+        assert_eq!(written(&[]), "begin hunter2 is cut\nit goes on");
     }
 
     #[test]

@@ -26,7 +26,7 @@ enum Sign {
     Unknown,
 }
 
-const AGENT: &str = "agent";
+pub(super) const AGENT: &str = "agent";
 const SERVER: &str = "server";
 
 /// Resolves when the machine is beyond hope. After the first silence the record says so; after the second a

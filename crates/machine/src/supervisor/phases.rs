@@ -71,17 +71,30 @@ pub(super) async fn run(
         reports.send(Report::Phase { state: State::Prepared });
         let booted = prepared.boot().await?;
         reports.send(Report::Phase { state: State::Booted });
-        booted.start().await
+        Ok(booted)
     };
-    let ready = tokio::select! {
+    let mut booted = tokio::select! {
         biased;
         // Dropping what was made so far ends it.
         ending = owner.interrupted() => return ending,
         made = making => match made {
-            Ok(ready) => ready,
+            Ok(booted) => booted,
             Err(ending) => return ending,
         },
     };
+    let started = tokio::select! {
+        biased;
+        ending = owner.interrupted() => Err(ending),
+        started = booted.start() => started,
+    };
+    if let Err(ending) = started {
+        // What its server wrote until now is to be there for the next one.
+        if serve::has_volume(spec) && serve::is_well(&ending) {
+            serve::shut_down(spec, &mut *booted.instance, &booted.shared).await;
+        }
+        return ending;
+    }
+    let ready = booted.ready();
     recorder.update(|record| {
         record.state = State::Ready;
         // The first time it counts from when it was planned.
@@ -290,7 +303,7 @@ pub(super) struct Ready<'a> {
 impl<'a> Booted<'a> {
     /// Makes it ready, unless it is to become a template and looks outside: what it learnt there, and the
     /// connection that it waits on, would be in every clone.
-    async fn start(self) -> Result<Ready<'a>, Ending> {
+    async fn start(&mut self) -> Result<(), Ending> {
         let watched = match &self.hosting.way_out {
             WayOut::Watched(tried) => Some(Arc::clone(tried)),
             WayOut::None | WayOut::Open(_) => None,
@@ -310,7 +323,7 @@ impl<'a> Booted<'a> {
         }
     }
 
-    async fn make_ready(mut self) -> Result<Ready<'a>, Ending> {
+    async fn make_ready(&mut self) -> Result<(), Ending> {
         let logs = self.hosting.dir.join("logs");
         if let Some(workload) = &self.spec.workload {
             let patience = Duration::from_millis(self.spec.deadline_ms);
@@ -343,8 +356,12 @@ impl<'a> Booted<'a> {
             self.instance.kill().await;
             return Err(built.map_or_else(|ending| ending, Ending::Built));
         }
+        Ok(())
+    }
+
+    fn ready(self) -> Ready<'a> {
         let Self { spec, instance, shared, hosting, listener, wished, .. } = self;
-        Ok(Ready { spec, hosting, machine: Machine::Awake(instance), shared, listener, wished })
+        Ready { spec, hosting, machine: Machine::Awake(instance), shared, listener, wished }
     }
 }
 
@@ -494,6 +511,7 @@ pub(super) async fn follow_server(shared: &Rc<Shared>) -> Result<(), ControlErro
                 Notice::Event(Event::Started(_)) => drop(shared.server_exit.send_replace(None)),
                 Notice::Event(Event::Exited(exit)) => shared.server_ended(exit),
                 Notice::Event(Event::Dropped { bytes }) => {
+                    shared.server_log.borrow_mut().gap();
                     shared.note(&format!("{bytes} bytes of stderr were dropped"));
                 }
             }

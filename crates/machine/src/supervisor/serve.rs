@@ -17,30 +17,57 @@ use crate::{
     spec::{Conversation, Spec},
     sys,
 };
-use casemate_proto::{control::Request, limits::STOP_GRACE};
+use casemate_proto::{
+    control::Request,
+    limits::{FLUSH, POWER_OFF, STOP_GRACE, WAKE},
+};
 use std::{collections::VecDeque, fs::File, io, path::Path, process::ExitStatus, rc::Rc, time::Duration};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::timeout};
 
-/// How long a machine may take to power itself off, beyond what its server is given to end.
-const POWER_OFF: Duration = Duration::from_millis(500);
-
-/// How long a machine may take to write to its volumes what its server wrote: on a busy host seconds pass until its
-/// agent so much as hears of it.
-const FLUSH: Duration = Duration::from_secs(6);
+/// How the word begins that somebody's data may be lost.
+const UNWRITTEN: &str = "what its server wrote last to its volumes may be lost";
 
 /// Serves the machine's socket until the machine is to end, then ends it.
 pub(super) async fn until_the_end(mut ready: Ready<'_>, owner: &mut Owner) -> Ending {
     let ending = serve(&mut ready, owner).await;
-    let Ready { spec, mut machine, shared, listener, .. } = ready;
+    let Ready { spec, hosting, mut machine, shared, listener, .. } = ready;
     // From here on a program that connects is told at once that nobody is there.
     drop(listener);
+    if has_volume(spec)
+        && is_well(&ending)
+        && let Machine::Asleep(asleep) = &machine
+    {
+        // What its server wrote last may be in its memory alone.
+        let woken = async {
+            sleep::admit(spec, &shared).await.map_err(|refusal| ending::chain(&refusal))?;
+            sleep::resume(spec, &hosting, &shared, asleep).await.map_err(|ending| ending.to_string())
+        };
+        match timeout(WAKE, woken).await.unwrap_or_else(|_| Err(format!("not within {} s", WAKE.as_secs()))) {
+            Ok(instance) => machine = Machine::Awake(instance),
+            Err(reason) => shared.note(&format!("{UNWRITTEN}: it could not be resumed: {reason}")),
+        }
+    }
     if let Some(instance) = machine.instance() {
-        if !matches!(ending, Ending::VmmEnded { .. } | Ending::Killed | Ending::Hung { .. }) {
+        if is_well(&ending) {
             shut_down(spec, instance, &shared).await;
         }
         instance.kill().await;
     }
     ending
+}
+
+/// Whether something of it stays when it ends.
+pub(super) fn has_volume(spec: &Spec) -> bool {
+    spec.workload.as_ref().is_some_and(|workload| !workload.volumes.is_empty())
+}
+
+/// Whether a machine that ends so can still be told to.
+pub(super) fn is_well(ending: &Ending) -> bool {
+    match ending {
+        Ending::VmmEnded { .. } | Ending::Killed | Ending::Resume(_) | Ending::Built(_) => false,
+        Ending::Hung { what, .. } => *what != health::AGENT,
+        _ => true,
+    }
 }
 
 async fn serve(ready: &mut Ready<'_>, owner: &mut Owner) -> Ending {
@@ -263,9 +290,9 @@ async fn fulfil(
 
 /// Lets the server end; after that the machine is killed. One with a disk that outlives it powers itself off
 /// first: of another nothing stays, and in emulation that takes longer than all the rest.
-async fn shut_down(spec: &Spec, instance: &mut dyn Instance, shared: &Shared) {
+pub(super) async fn shut_down(spec: &Spec, instance: &mut dyn Instance, shared: &Shared) {
     let grace = STOP_GRACE / 2;
-    let has_volume = spec.workload.as_ref().is_some_and(|workload| !workload.volumes.is_empty());
+    let has_volume = has_volume(spec);
     let has_disk = has_volume || spec.workload.as_ref().is_some_and(|workload| workload.overlay);
     let conversation = shared.conversation.take();
     let orderly = async {
@@ -293,7 +320,9 @@ async fn shut_down(spec: &Spec, instance: &mut dyn Instance, shared: &Shared) {
         }
     };
     let patience = STOP_GRACE + POWER_OFF + if has_volume { FLUSH } else { Duration::ZERO };
-    let _ = tokio::time::timeout(patience, orderly).await;
+    if timeout(patience, orderly).await.is_err() && has_volume {
+        shared.note(&format!("{UNWRITTEN}: it did not power itself off within {} s", patience.as_secs_f32()));
+    }
 }
 
 #[cfg(test)]

@@ -115,14 +115,14 @@ pub(super) async fn suspend(
     if shared.usage.idle_since().is_none() {
         return Err(Restless::Used);
     }
-    let link = shared.link.take().ok_or(Restless::Used)?;
-    let result = fall_asleep(spec, hosting, shared, instance, &link).await;
+    let mut link = Taken::from(shared)?;
+    let result = fall_asleep(spec, hosting, shared, instance, link.get()).await;
     if let Err(error) = &result {
         shared.note(&format!("stays awake: {}", chain(error)));
         let _ = fs::remove_file(hosting.dir.join(FILE));
         // A VMM that does not go on is seen by the watch on its health.
         let _ = instance.resume().await;
-        if let Err(lost) = go_on_talking(shared, &link).await {
+        if let Err(lost) = go_on_talking(shared, link.get()).await {
             let carrier = shared.carrier.borrow().clone();
             match (error, carrier) {
                 // It was not parked: the stream that there is goes on.
@@ -135,9 +135,42 @@ pub(super) async fn suspend(
                 (_, None) => {}
             }
         }
-        *shared.link.borrow_mut() = Some(link);
+    } else {
+        link.keep();
     }
     result
+}
+
+/// The link to an agent, taken so that nobody else uses it. It is put back when this is dropped, also where a
+/// suspension is given up for the machine's end, which the agent is to be told of.
+struct Taken<'a> {
+    shared: &'a Shared,
+    link: Link,
+    put_back: bool,
+}
+
+impl<'a> Taken<'a> {
+    fn from(shared: &'a Shared) -> Result<Self, Restless> {
+        let link = shared.link.take().ok_or(Restless::Used)?;
+        Ok(Self { shared, link, put_back: true })
+    }
+
+    fn get(&self) -> &Link {
+        &self.link
+    }
+
+    /// There is no agent any more.
+    fn keep(&mut self) {
+        self.put_back = false;
+    }
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        if self.put_back {
+            *self.shared.link.borrow_mut() = Some(self.link.clone());
+        }
+    }
 }
 
 async fn fall_asleep(

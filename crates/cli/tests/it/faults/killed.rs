@@ -6,8 +6,9 @@ use crate::{
     program::Program,
     support::{eventually, signal},
 };
+use casemate_testkit::LineClient;
 use rustix::process::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::{
     thread,
     time::{Duration, Instant},
@@ -64,5 +65,22 @@ fn an_agent_that_dies_while_a_call_waits() {
     });
     let why = ["machine m gave no answer", "Kernel panic - not syncing: Attempted to kill init!", "hint: "];
     assert_fails(&called, 5, &why);
+    assert_nothing_left(&home);
+}
+
+/// A conversation that is over is not begun anew behind its client's back, whatever is configured for machines that
+/// stay; the client is told why it is over.
+#[test]
+fn a_vmm_that_is_killed_under_a_run() {
+    let home = Home::new();
+    home.write("config.toml", "[defaults]\nrestart = \"on-failure\"\n");
+    let mut client = LineClient::spawn(&mut home.command(&["run", "--", "builtin:probe"])).unwrap();
+    client.initialize("2025-06-18", json!({})).unwrap();
+    let record = home.records().into_iter().find(|record| record["state"] == "ready").unwrap();
+    signal(pid(&record, "pid"), Signal::KILL);
+    let ended = client.wait().unwrap();
+    let told = client.stderr();
+    assert_eq!(ended.code(), Some(5), "{told}");
+    assert!(told.contains("VMM ended (signal: 9 (SIGKILL))"), "{told}");
     assert_nothing_left(&home);
 }

@@ -29,9 +29,9 @@ use casemate_proto::{
 use http_body_util::{Either, Full};
 use hyper::{
     Method, Request, Response, StatusCode, Uri, Version,
-    body::{Bytes, Incoming},
+    body::{Body, Bytes, Incoming},
     client::conn::http1 as client,
-    header::{HOST, HeaderValue},
+    header::{HOST, HeaderValue, TRANSFER_ENCODING},
     server::conn::http1 as server,
     service::service_fn,
 };
@@ -146,7 +146,7 @@ impl Swap {
         let meter = Arc::clone(outside.meter());
         let connecting = TlsConnector::from(Arc::clone(&self.outside)).connect(name, outside);
         let connected = timeout(PATIENCE, connecting).await.map_err(|_| io::ErrorKind::TimedOut)?;
-        let stream = connected.map_err(reason::handshake)?;
+        let stream = connected.map_err(reason::outside)?;
         Ok(Verified { stream, meter })
     }
 
@@ -173,7 +173,7 @@ impl Swap {
             begun.into_stream(Arc::new(config)).await
         };
         let accepted = timeout(PATIENCE, accepting).await.map_err(|_| io::ErrorKind::TimedOut)?;
-        accepted.map_err(reason::handshake)
+        accepted.map_err(reason::inside)
     }
 
     /// Carries requests and answers until one side ends, or a bound is reached; says why. `used` has
@@ -247,6 +247,10 @@ impl Swap {
             return refusal(StatusCode::BAD_REQUEST, "this host has no name that a request could be for");
         };
         parts.headers.insert(HOST, host);
+        if body.size_hint().exact().is_none() {
+            // It was stripped with what is of one connection; without it a GET would lose its body.
+            parts.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
         let secrets: Vec<&Swapped> = self.of(target).collect();
         let note = |name: &str| {
             super::budget::lock(used).insert(name.to_owned());

@@ -5,10 +5,19 @@ use crate::supervisor::chain;
 use rustls::{AlertDescription, CertificateError, Error as TlsError};
 use std::{error::Error, io};
 
-/// The same error of a handshake, in words.
-pub(super) fn handshake(error: io::Error) -> io::Error {
+/// The same error of a handshake with the server outside, in words.
+pub(super) fn outside(error: io::Error) -> io::Error {
+    in_words(error, of_server)
+}
+
+/// The same error of a handshake with the program inside, in words.
+pub(super) fn inside(error: io::Error) -> io::Error {
+    in_words(error, of_guest)
+}
+
+fn in_words(error: io::Error, words: impl Fn(&TlsError) -> Option<&'static str>) -> io::Error {
     let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<TlsError>());
-    match tls.and_then(of_tls) {
+    match tls.and_then(words) {
         Some(words) => io::Error::new(error.kind(), format!("{words} ({error})")),
         None => error,
     }
@@ -16,9 +25,13 @@ pub(super) fn handshake(error: io::Error) -> io::Error {
 
 /// Why requests and answers ended before their end.
 pub(super) fn of_requests(error: &hyper::Error) -> String {
-    match is_cut(error) {
-        true => "the server left in the middle of an answer, or of one whose end it did not tell".to_owned(),
-        false => chain(error),
+    match (is_cut(error), error.is_user()) {
+        // What is passed on to the program is the body of an answer.
+        (true, true) => {
+            "the server left in the middle of an answer, or of one whose end it did not tell".to_owned()
+        }
+        (true, false) => "the program inside left before it was answered".to_owned(),
+        (false, _) => chain(error),
     }
 }
 
@@ -35,7 +48,19 @@ pub(super) fn is_cut(error: &hyper::Error) -> bool {
     false
 }
 
-fn of_tls(error: &TlsError) -> Option<&'static str> {
+fn of_guest(error: &TlsError) -> Option<&'static str> {
+    Some(match error {
+        TlsError::InvalidMessage(_) => "what it speaks is not TLS",
+        TlsError::AlertReceived(
+            AlertDescription::UnknownCA
+            | AlertDescription::BadCertificate
+            | AlertDescription::CertificateUnknown,
+        ) => "it does not believe that authority",
+        _ => return None,
+    })
+}
+
+fn of_server(error: &TlsError) -> Option<&'static str> {
     Some(match error {
         TlsError::InvalidMessage(_) => "what speaks there is not TLS",
         TlsError::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature) => {
@@ -47,11 +72,6 @@ fn of_tls(error: &TlsError) -> Option<&'static str> {
         TlsError::InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. }) => {
             "its certificate has expired"
         }
-        TlsError::AlertReceived(
-            AlertDescription::UnknownCA
-            | AlertDescription::BadCertificate
-            | AlertDescription::CertificateUnknown,
-        ) => "the program does not believe that authority",
         _ => return None,
     })
 }

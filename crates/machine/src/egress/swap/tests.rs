@@ -169,6 +169,40 @@ async fn a_secret_goes_out_in_the_place_of_its_word_and_the_guest_never_has_it()
 }
 
 #[tokio::test]
+async fn the_word_of_one_targets_secret_is_a_word_to_another_target() {
+    let world = world();
+    let secret = |name: &str, to: &str| Swapped {
+        name: name.into(),
+        placeholder: format!("{WORD}-{name}"),
+        value: SecretText::new(format!("hunter-{name}")).unwrap(),
+        to: vec![to.parse().unwrap()],
+    };
+    let both = vec![secret("OURS", "api.example:443"), secret("OTHERS", "b.example:443")];
+    let swap = Swap::trusting(both, vec![world.der().clone()]).unwrap();
+    let request =
+        format!("GET / HTTP/1.1\r\nx-a: {WORD}-OURS\r\nx-b: {WORD}-OTHERS\r\nconnection: close\r\n\r\n");
+    let (at, to) = (mirror(&world, NAME).await, target("api.example:443"));
+    let (answer, used) = exchange(&swap, &to, at, &request).await;
+    assert!(answer.contains("x-a: hunter-OURS\r\n"), "{answer}");
+    assert!(answer.contains(&format!("x-b: {WORD}-OTHERS\r\n")), "{answer}");
+    assert_eq!(used, ["OURS"]);
+}
+
+#[tokio::test]
+async fn a_body_is_passed_on_whatever_the_method() {
+    let world = world();
+    let (swap, to) = (swap(&world, "api.example:443"), target("api.example:443"));
+    for method in ["GET", "POST"] {
+        let at = mirror(&world, NAME).await;
+        let request = format!(
+            "{method} / HTTP/1.1\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
+        );
+        let (answer, _) = exchange(&swap, &to, at, &request).await;
+        assert!(answer.contains("transfer-encoding: chunked\r\n"), "{answer}");
+    }
+}
+
+#[tokio::test]
 async fn a_secret_goes_to_no_other_target() {
     let world = world();
     let swap = swap(&world, "api.example:443");
