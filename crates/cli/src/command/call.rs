@@ -121,7 +121,7 @@ pub async fn run(args: Call, context: &Context) -> Result<Outcome, Error> {
 }
 
 /// What a server says when it does not call the tool at all (JSON-RPC 2.0, 5.1).
-fn refusal(name: &Name, error: &RawValue) -> Error {
+pub(super) fn refusal(name: &Name, error: &RawValue) -> Error {
     #[derive(Deserialize)]
     struct Rpc {
         code: i64,

@@ -56,6 +56,9 @@ enum ImageCommand {
     Inspect {
         /// Its digest, or the first four or more digits of it
         image: String,
+        /// Print JSON, as without this option
+        #[arg(long)]
+        json: bool,
     },
     /// Remove the images that no server and no running machine uses
     Prune {
@@ -101,7 +104,7 @@ pub async fn run(args: Image, context: &Context) -> Result<Outcome, Error> {
                 screen.print(&table(["IMAGE", "SIZE", "PACKAGES", "SOURCE"], &rows, screen.width))?;
             }
         }
-        ImageCommand::Inspect { image } => screen.json(&images::inspect(context, &image)?.meta)?,
+        ImageCommand::Inspect { image, json: _ } => screen.json(&images::inspect(context, &image)?.meta)?,
         ImageCommand::Prune { json } => {
             let pruned = images::prune(context)?;
             if json {

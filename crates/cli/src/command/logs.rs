@@ -146,5 +146,7 @@ fn print_rest(file: &mut File, context: &Context) -> Result<(), Error> {
 }
 
 fn unreadable(path: &Path, error: std::io::Error) -> Error {
-    Error::configuration(format!("cannot read {}", path.display())).because(error)
+    Error::configuration(format!("cannot read {}", path.display()))
+        .because(error)
+        .hint("check that you are the user who started the machine")
 }

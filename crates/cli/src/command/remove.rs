@@ -19,6 +19,9 @@ use casemate_proto::ids::Name;
 pub struct Remove {
     /// The server's name
     name: Name,
+    /// Print what was forgotten as JSON: {name}
+    #[arg(long)]
+    json: bool,
 }
 
 /// Removes a server from the configuration file.
@@ -33,6 +36,10 @@ pub fn run(args: Remove, context: &Context) -> Result<Outcome, Error> {
         return Err(Error::configuration(format!("server {} is defined at {}", args.name, server.place))
             .hint("remove it there"));
     }
-    context.screen.line(&format!("Removed {}", args.name))?;
+    if args.json {
+        context.screen.json(&serde_json::json!({ "name": args.name }))?;
+    } else {
+        context.screen.line(&format!("Removed {}", args.name))?;
+    }
     Ok(Outcome::Done)
 }

@@ -33,6 +33,9 @@ pub struct Stop {
     /// Stop every machine
     #[arg(long)]
     all: bool,
+    /// Print what was stopped as JSON: {machines}
+    #[arg(long)]
+    json: bool,
 }
 
 /// Says what a name may have been meant to be that nothing has.
@@ -55,7 +58,7 @@ pub async fn run(args: Stop, context: &Rc<Context>) -> Result<Outcome, Error> {
     for name in &args.names {
         let machines = machines::named(records.clone(), name);
         if machines.is_empty() {
-            context.screen.line(&format!("{name} does not run"))?;
+            said(&args, context, &format!("{name} does not run"))?;
             warn_of_typo(context, name, &records);
         }
         meant.extend(machines);
@@ -63,18 +66,23 @@ pub async fn run(args: Stop, context: &Rc<Context>) -> Result<Outcome, Error> {
     if args.all {
         meant = records.into_iter().filter(|record| !record.state.is_final()).collect();
         if meant.is_empty() {
-            context.screen.line("No machine runs")?;
+            said(&args, context, "No machine runs")?;
         }
     }
     meant.sort_by(|a, b| a.id.cmp(&b.id));
     meant.dedup_by(|a, b| a.id == b.id);
     meant.sort_by_key(|record| record.started_at);
-    stop(meant, context).await
+    stop(meant, &args, context).await
 }
 
-async fn stop(meant: Vec<Record>, context: &Rc<Context>) -> Result<Outcome, Error> {
+/// For people alone.
+fn said(args: &Stop, context: &Context, line: &str) -> Result<(), Error> {
+    if args.json { Ok(()) } else { context.screen.line(line) }
+}
+
+async fn stop(meant: Vec<Record>, args: &Stop, context: &Rc<Context>) -> Result<Outcome, Error> {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    let (mut at_once, mut stopped) = (AT_ONCE * processors, 0);
+    let (mut at_once, mut stopped) = (AT_ONCE * processors, Vec::new());
     let tally = Tally::new(context.screen, meant.len(), "stopped");
     let mut waiting = meant.into_iter().peekable();
     let mut tasks = JoinSet::new();
@@ -98,9 +106,9 @@ async fn stop(meant: Vec<Record>, context: &Rc<Context>) -> Result<Outcome, Erro
         let error = match done {
             None => break,
             Some(Ok((Ok(()), record))) => {
-                stopped += 1;
-                tally.beside(|| context.screen.line(&format!("Stopped {}", record.name)))?;
-                tally.show(stopped, "");
+                tally.beside(|| said(args, context, &format!("Stopped {}", record.name)))?;
+                stopped.push(record.name);
+                tally.show(stopped.len(), "");
                 continue;
             }
             Some(Ok((Err(error), _))) => error,
@@ -112,5 +120,8 @@ async fn stop(meant: Vec<Record>, context: &Rc<Context>) -> Result<Outcome, Erro
         }
     }
     drop(tally);
+    if args.json {
+        context.screen.json(&serde_json::json!({ "machines": stopped }))?;
+    }
     failed.map_or(Ok(Outcome::Done), Err)
 }

@@ -56,6 +56,9 @@ enum TemplateCommand {
         /// Compare its memory and its device state with their digests now
         #[arg(long)]
         verify: bool,
+        /// Print JSON, as without this option
+        #[arg(long)]
+        json: bool,
     },
     /// Remove templates that were not used for long, and the least recently used beyond a size
     ///
@@ -87,7 +90,7 @@ pub fn run(args: Template, context: &Context) -> Result<Outcome, Error> {
                 templates.list()?.into_iter().map(|listed| Entry::new(listed, &users)).collect();
             if json { screen.json(&entries)? } else { print(&entries, screen)? }
         }
-        TemplateCommand::Inspect { key, verify } => {
+        TemplateCommand::Inspect { key, verify, json: _ } => {
             let listed = templates.find(&key)?;
             if verify || listed.manifest.is_none() {
                 templates.check(&listed.key, verify)?;

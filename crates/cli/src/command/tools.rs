@@ -1,6 +1,9 @@
 //! `casemate tools`.
 
-use super::options::{LaterOptions, MachineOptions, ServerOptions, StartOptions};
+use super::{
+    call::refusal,
+    options::{LaterOptions, MachineOptions, ServerOptions, StartOptions},
+};
 use crate::{
     context::Context,
     engine::{
@@ -86,6 +89,7 @@ pub async fn run(args: Tools, context: &Context) -> Result<Outcome, Error> {
     asking.close(context).await;
     let tools = match listed? {
         Ok(tools) => tools,
+        Err(error) if !args.json => return Err(refusal(&args.name, &error)),
         Err(error) => {
             context.screen.json(&serde_json::json!({"error": error}))?;
             return Ok(Outcome::Failed);
@@ -109,7 +113,9 @@ pub async fn run(args: Tools, context: &Context) -> Result<Outcome, Error> {
 /// The tools of all pages, or the error that the server answered.
 async fn list(asking: &mut Asking, args: &Tools) -> Result<Result<Vec<Box<RawValue>>, Box<RawValue>>, Error> {
     let broken = |error: serde_json::Error| {
-        Error::server(format!("server {} sent no list of tools", args.name)).because(error)
+        Error::server(format!("server {} sent no list of tools", args.name))
+            .because(error)
+            .hint(format!("casemate logs {} shows what it said", args.name))
     };
     let mut tools = Vec::new();
     let mut cursor: Option<String> = None;
@@ -128,5 +134,6 @@ async fn list(asking: &mut Asking, args: &Tools) -> Result<Result<Vec<Box<RawVal
             return Ok(Ok(tools));
         }
     }
-    Err(Error::server(format!("server {} lists its tools on more than {PAGES} pages", args.name)))
+    Err(Error::server(format!("server {} lists its tools on more than {PAGES} pages", args.name))
+        .hint("call a tool by its name, if you know it; a list without end is a fault of the server"))
 }

@@ -135,7 +135,15 @@ async fn running(
         Found::Nothing => return Ok(None),
         Found::Lacking(passed, lack) => (passed, lack),
         Found::Running(record) => match need.stale(context, &record).await? {
-            None => return Ok(Some(*record)),
+            None => {
+                if *wish.start != StartOptions::default() {
+                    context.screen.note(&format!(
+                        "{} runs and answers as it is: --cold, --idle and --restart are for machines that are started",
+                        record.name
+                    ));
+                }
+                return Ok(Some(*record));
+            }
             Some(lack) => (record.name, lack),
         },
     };

@@ -39,7 +39,13 @@ impl From<BuildError> for Error {
             BuildErrorKind::Failed if is_full(&error) => Kind::Unavailable,
             BuildErrorKind::Failed => Kind::Server,
         };
-        Self::new(kind, "cannot build the image").because(error)
+        let hint = match kind {
+            // What is wrong is said with its remedy.
+            Kind::Configuration => None,
+            Kind::Unavailable => Some("try again when what is missing is there; what was fetched is kept"),
+            _ => Some("another version of the package may do better: NAME@VERSION"),
+        };
+        Self::new(kind, "cannot build the image").because(error).maybe_hint(hint.map(str::to_owned))
     }
 }
 
@@ -120,7 +126,9 @@ pub fn launch_error(name: &str, error: LaunchError) -> Error {
                 .hint("it was killed, or the host ran out of memory; try again")
                 .log(&logs)
         }
-        other => Error::unavailable(format!("cannot start machine {name}")).because(other),
+        other => Error::unavailable(format!("cannot start machine {name}"))
+            .because(other)
+            .hint("try again; `casemate doctor` says what this host can run"),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::{
     Conversation, Leased, Lifetime, Plan, Record, Session, State, launch_error,
+    processes::{children, is_running_child},
     routing::{Lack, Need},
     session_error,
 };
@@ -160,7 +161,7 @@ pub async fn gone(context: &Context) -> Option<String> {
         live.retain(|record| !record.state.is_final());
         let (leased, kept) = (context.leases.borrow().clone(), context.kept.borrow().clone());
         let held = live.iter().filter(|record| is_ending(record, &leased)).count();
-        if held > 0 && Instant::now() < until {
+        if (held > 0 || has_unborn(&live)) && Instant::now() < until {
             tokio::time::sleep(Duration::from_millis(20)).await;
             continue;
         }
@@ -184,15 +185,18 @@ fn is_ending(record: &Record, leased: &BTreeSet<Name>) -> bool {
     let was_let_go =
         record.lifetime == Lifetime::Detached && matches!(record.state, State::Ready | State::Suspended);
     // A machine that was to become a template has a name that its command was not told.
-    let is_child = || record.lifetime == Lifetime::Leased && record.supervisor_pid.is_some_and(is_child);
+    let is_child =
+        || record.lifetime == Lifetime::Leased && record.supervisor_pid.is_some_and(is_running_child);
     !was_let_go && (leased.contains(&record.name) || is_child())
 }
 
-/// Whether a process was started by this one; proc(5), "/proc/pid/stat", its fourth field.
-fn is_child(pid: u32) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let parent = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(1));
-    parent.and_then(|parent| parent.parse().ok()) == Some(std::process::id())
+/// Whether a machine of this command's is planned whose supervisor has not said yet who it is: a machine that was
+/// to become a template, whose name its command was not told.
+fn has_unborn(live: &[Record]) -> bool {
+    let is_unborn = |record: &Record| record.lifetime == Lifetime::Leased && record.supervisor_pid.is_none();
+    let is_known = |pid: &u32| live.iter().any(|record| record.supervisor_pid == Some(*pid));
+    live.iter().any(is_unborn)
+        && children(std::process::id()).iter().any(|pid| !is_known(pid) && is_running_child(*pid))
 }
 
 /// All machines, live and ended, oldest first.
@@ -267,7 +271,10 @@ pub async fn stop(context: &Context, record: &Record) -> Result<(), Error> {
         Ok(true) => Ok(()),
         Ok(false) => Err(Error::server(format!("machine {name} is still there"))
             .hint(format!("kill -9 {}, then casemate status", record.supervisor_pid.unwrap_or_default()))),
-        Err(error) => Err(Error::server(format!("cannot stop machine {name}")).because(error)),
+        Err(error) => Err(Error::server(format!("cannot stop machine {name}")).because(error).hint(format!(
+            "try again, or kill -9 {}: its machine ends with it",
+            record.supervisor_pid.unwrap_or_default()
+        ))),
     }
 }
 
@@ -286,15 +293,6 @@ pub fn name(text: &str) -> Result<Name, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_child_is_known_by_its_parent() {
-        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
-        let found = is_child(child.id());
-        child.kill().unwrap();
-        child.wait().unwrap();
-        assert!(found && !is_child(std::process::id()) && !is_child(u32::MAX));
-    }
 
     #[test]
     fn passing_names_differ_and_are_names_however_long_the_server_is_called() {

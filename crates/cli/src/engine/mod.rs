@@ -10,6 +10,7 @@ pub mod images;
 pub mod kernels;
 pub mod machines;
 mod plan;
+mod processes;
 pub mod routing;
 pub mod secrets;
 mod target;

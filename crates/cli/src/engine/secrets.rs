@@ -1,6 +1,6 @@
 //! Finds the values of secrets, once for a command, before anything is made for its machines.
 
-use super::{Target, check::repeated};
+use super::{Target, check::repeated, processes::children};
 use crate::{
     context::Context,
     error::{Error, Kind},
@@ -325,20 +325,9 @@ fn end_tree(pid: u32, depth: usize) {
     signal(pid, Signal::STOP);
     let children = children(pid);
     if depth > 0 {
-        children
-            .split_whitespace()
-            .filter_map(|child| child.parse().ok())
-            .for_each(|child| end_tree(child, depth - 1));
+        children.into_iter().for_each(|child| end_tree(child, depth - 1));
     }
     signal(pid, Signal::KILL);
-}
-
-/// The children of a process, whichever of its threads started them; proc(5).
-fn children(pid: u32) -> String {
-    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-    let lists =
-        threads.map(|thread| std::fs::read_to_string(thread.path().join("children")).unwrap_or_default());
-    lists.collect::<Vec<_>>().join(" ")
 }
 
 fn signal(pid: u32, signal: Signal) {

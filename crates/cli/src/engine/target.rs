@@ -210,8 +210,11 @@ pub fn transport(options: &ServerOptions, base: &Transport) -> Result<Transport,
 pub fn split_command(text: &str) -> Result<Vec<String>, Error> {
     match shlex::split(text) {
         Some(words) if !words.is_empty() => Ok(words),
-        Some(_) => Err(Error::usage("the command is empty")),
-        None => Err(Error::usage(format!("the quotes of {text:?} do not match"))),
+        Some(_) => {
+            Err(Error::usage("the command is empty").hint("write it as in --command 'PROGRAM ARGUMENTS'"))
+        }
+        None => Err(Error::usage(format!("the quotes of {text:?} do not match"))
+            .hint("close each quote, or put a \\ before one that is meant")),
     }
 }
 

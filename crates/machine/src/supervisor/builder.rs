@@ -127,7 +127,8 @@ pub(super) async fn finish(
 }
 
 async fn settle(control: &mut Control, shared: &Shared) -> Result<(), Ending> {
-    match control.request::<Settled>("settle", Request::Settle, patience()).await {
+    let patience = patience();
+    match control.request::<Settled>("settle", Request::Settle, patience).await {
         Ok(Settled { clones: Clones::Differ, .. }) => Ok(()),
         Ok(Settled { clones: Clones::Repeat, .. }) => Err(Ending::NoTemplate(
             "clones of the running server could repeat its random numbers: \
@@ -138,11 +139,11 @@ async fn settle(control: &mut Control, shared: &Shared) -> Result<(), Ending> {
             "clones of the running server would share random numbers that it draws while it starts"
                 .to_owned(),
         )),
-        Err(ControlError::Timeout { .. }) => Err(restless()),
+        Err(ControlError::Timeout { .. }) => Err(restless(patience)),
         Err(ControlError::Refused { source: ReplyError::Failed(failure), .. })
             if failure.code == FailureCode::Deadline =>
         {
-            Err(restless())
+            Err(restless(patience))
         }
         Err(error) => Err(match shared.exit_news().await {
             Some(exit) => Ending::ServerExited(exit),
@@ -159,6 +160,6 @@ fn patience() -> Duration {
     SETTLE_TIMEOUT.mul_f64((load.unwrap_or(0.0) / processors).clamp(1.0, SETTLE_TIMES))
 }
 
-fn restless() -> Ending {
-    Ending::NoTemplate(format!("the server did not rest within {} s of its start", SETTLE_TIMEOUT.as_secs()))
+fn restless(patience: Duration) -> Ending {
+    Ending::NoTemplate(format!("the server did not rest within {} s of its start", patience.as_secs()))
 }
