@@ -74,7 +74,7 @@ pub enum SourceError {
         version: String,
     },
     /// The text before the colon is no kind of source.
-    #[error("{kind:?} is no kind of source; known are npm:, pypi:, dir: and oci:")]
+    #[error("{kind:?} is no kind of source; known are npm:, pypi: and dir:")]
     Kind {
         /// The text before the colon.
         kind: String,

@@ -42,6 +42,9 @@ pub const ANSWER_BYTES: usize = REASON_BYTES + 32;
 /// Why a text names no target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidTarget {
+    /// It is an address of the web.
+    #[error("it is a URL; write its HOST:PORT, such as example.com:443")]
+    Url,
     /// There is no port.
     #[error("no port in it; write HOST:PORT")]
     NoPort,
@@ -115,6 +118,9 @@ pub struct Target {
 impl FromStr for Target {
     type Err = InvalidTarget;
     fn from_str(text: &str) -> Result<Self, InvalidTarget> {
+        if text.contains("://") {
+            return Err(InvalidTarget::Url);
+        }
         let (host, port) = text.rsplit_once(':').ok_or(InvalidTarget::NoPort)?;
         // What is left of an IPv6 address without brackets.
         if host.contains(':') && !host.starts_with('[') {

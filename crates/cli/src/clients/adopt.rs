@@ -379,7 +379,7 @@ mod tests {
             assert!(error.contains("hunter2"), "{error}");
             assert!(message.contains(shown) && !message.contains("hunter2"), "{message}");
         }
-        let harmless = "\"a\" is no kind of source; known are npm:, pypi:, dir: and oci:";
+        let harmless = "\"a\" is no kind of source; known are npm:, pypi: and dir:";
         assert_eq!(told(harmless), harmless);
     }
 }

@@ -60,6 +60,17 @@ pub fn run(args: Status, context: &Context) -> Result<Outcome, Error> {
     } else {
         context.screen.print(&listing(&status, context.screen.width))?;
     }
+    // Of one machine there is room to say why it started as it did.
+    if let ([machine], true) = (&*status, args.name.is_some())
+        && let Some(reason) = &machine.template_reason
+    {
+        let how = if machine.template.is_some() {
+            "restored before its server had started"
+        } else {
+            "started cold"
+        };
+        context.screen.note(&format!("{} was {how}: {}", machine.name, first_line(reason)));
+    }
     if args.name.is_none() && !args.all && failed > 0 {
         let machines = render::machines(failed);
         context.screen.note(&format!("{machines} failed in the last days: casemate status --all"));

@@ -4,7 +4,7 @@ use super::{Target, check::repeated, processes::children};
 use crate::{
     context::Context,
     error::{Error, Kind},
-    render::progress::Steps,
+    render::{first_line, progress::Steps},
     secrets::{Placeholder, SecretSource, SecretWish},
 };
 use casemate_image::progress::Progress;
@@ -64,7 +64,9 @@ enum SourceError {
     Command { program: String, status: ExitStatus },
     #[error("{} is not installed", KEYRING)]
     NoKeyring,
-    #[error("the keyring has nothing under {0:?}, is locked, or is not there")]
+    #[error("{} says: {words}", KEYRING)]
+    Keyring { words: String },
+    #[error("the keyring has nothing under {0:?}, or is locked")]
     NotInKeyring(String),
     #[error("its value cannot be used")]
     Value(#[from] InvalidSecret),
@@ -143,6 +145,10 @@ fn failed(wish: &SecretWish, error: SourceError) -> Error {
         SourceError::NotInKeyring(key) => {
             format!("casemate secret set {key} puts it there; on a host without a keyring use file: or cmd:")
         }
+        SourceError::Keyring { .. } => {
+            "is a keyring running and unlocked? it belongs to the session of a desktop; elsewhere use file: or cmd:"
+                .to_owned()
+        }
         SourceError::Slow { .. } | SourceError::Command { .. } => {
             "run it by hand: it is to print the secret, and nothing else, on its standard output".to_owned()
         }
@@ -190,6 +196,8 @@ async fn from_keyring(key: &str) -> Result<SecretText, SourceError> {
         output => output?,
     };
     if !status.success() || value.is_empty() {
+        // Nothing is said where nothing is under that key.
+        answers().await?;
         return Err(SourceError::NotInKeyring(key.to_owned()));
     }
     Ok(SecretText::from_bytes(without_newline(value))?)
@@ -202,18 +210,25 @@ pub async fn store_in_keyring(key: &str, value: &SecretText) -> Result<(), Error
     ask_keyring(key, command, value.expose()).await
 }
 
-/// Finds out whether there is a keyring, by asking for what is not there.
+/// Finds out whether there is a keyring.
 pub async fn check_keyring() -> Result<(), Error> {
+    answers().await.map_err(|failure| no_keyring("secrets of servers", failure))
+}
+
+/// Whether there is a keyring that answers, by asking for what is not there.
+async fn answers() -> Result<(), SourceError> {
     let mut command = Command::new(KEYRING);
     command.arg("lookup").args(ATTRIBUTES).arg("casemate").stdin(Stdio::null()).stdout(Stdio::null());
-    let failure = match timeout(COMMAND_TIMEOUT, command.kill_on_drop(true).output()).await {
+    match timeout(COMMAND_TIMEOUT, command.kill_on_drop(true).output()).await {
         // It says nothing where there is nothing.
-        Ok(Ok(output)) if output.stderr.is_empty() => return Ok(()),
-        Ok(Ok(output)) => SourceError::Command { program: KEYRING.to_owned(), status: output.status },
-        Ok(Err(source)) => started(source),
-        Err(_) => SourceError::Slow { program: KEYRING.to_owned(), patience: COMMAND_TIMEOUT },
-    };
-    Err(no_keyring("secrets of servers", failure))
+        Ok(Ok(output)) if output.stderr.is_empty() => Ok(()),
+        Ok(Ok(output)) => {
+            let words = first_line(&String::from_utf8_lossy(&output.stderr));
+            Err(SourceError::Keyring { words })
+        }
+        Ok(Err(source)) => Err(started(source)),
+        Err(_) => Err(SourceError::Slow { program: KEYRING.to_owned(), patience: COMMAND_TIMEOUT }),
+    }
 }
 
 /// Why the keyring's program did not start.

@@ -90,6 +90,7 @@ fn mistakes_have_their_exit_codes() {
         ("template inspect abcd", 3, "no template abcd"),
         ("add x --url https://example.com/mcp", 4, "remote servers are not built yet"),
         ("call x t {} --allow h", 2, "write HOST:PORT"),
+        ("call x t {} --allow https://h", 2, "it is a URL"),
         ("call x t {} --allow *.com:443", 2, "half of the Internet"),
         ("launch x --command true --allow 0.0.0.0:80", 2, "no single host"),
         ("run --forward h:1 -- true", 2, "write GUESTPORT=HOST:PORT"),

@@ -37,7 +37,7 @@ pub enum InvalidEntry {
     #[error(transparent)]
     Target(#[from] InvalidTarget),
     /// A `*` stands elsewhere than before a dot at the beginning.
-    #[error("a '*' stands only at the beginning, as in *.example.com:443")]
+    #[error("a '*' stands only at the beginning, as in *.example.com:443; nothing allows every host")]
     Star,
     /// The suffix is a whole top-level domain.
     #[error("the name after '*.' has no dot in it, and would allow half of the Internet")]
