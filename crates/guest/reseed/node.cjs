@@ -54,9 +54,14 @@
 
   // An idle heap is compacted some 40 s after it was last used, twice. In a clone that writes to 10 MiB which it
   // shared with others until then, and gives back nothing: no guest returns memory to its host.
+  //
+  // In emulation code that was just made has to be translated before it runs. V8's baseline compiler makes such code
+  // of all that was run a few times; the interpreter's own was translated long ago. What is hot is optimised as ever.
   function keepHeap() {
     if (Number(process.versions.node.split('.')[0]) < 22) return;
-    require('v8').setFlagsFromString('--memory-reducer-gc-count=0');
+    const { setFlagsFromString } = require('v8');
+    setFlagsFromString('--memory-reducer-gc-count=0');
+    if (require('os').cpus()[0]?.model.includes('TCG')) setFlagsFromString('--no-sparkplug');
   }
 
   // Replaces a function by another that looks the same.
