@@ -1,6 +1,7 @@
 //! Reads a volume without mounting it, and writes what is in it as a tar archive.
 //!
-//! Links stay links, a file of several names stays one, and nothing is made on the host but the archive. What
+//! Links stay links, a file of several names stays one, and nothing is made on the host but the archive. Symbolic
+//! links come last: nothing is unpacked through one, whatever names are the same to whoever unpacks. What
 //! cannot be read, or claims more than a volume holds, is left out and named: the rest is exported all the same.
 
 mod archive;
@@ -121,6 +122,7 @@ fn write_archive<W: Write>(
         folder_bytes: bytes,
         names_left: system.inodes(),
         linked: HashSet::new(),
+        links: Vec::new(),
         first_names: HashMap::new(),
         path_bytes: 0,
     };
@@ -143,6 +145,8 @@ struct Export<'a, W: Write> {
     names_left: u64,
     /// What was met of several names, folders aside.
     linked: HashSet<u32>,
+    /// Symbolic links, which come last.
+    links: Vec<(Vec<u8>, u32)>,
     /// The first name of each file that has several.
     first_names: HashMap<u32, Vec<u8>>,
     path_bytes: usize,
@@ -171,6 +175,10 @@ impl<W: Write> Export<'_, W> {
             }
             // Taken from the end: the first one is next.
             open[below..].reverse();
+        }
+        for (path, number) in std::mem::take(&mut self.links) {
+            let written = self.link(&path, number);
+            self.settle(&path, written).map(drop)?;
         }
         Ok(())
     }
@@ -226,7 +234,7 @@ impl<W: Write> Export<'_, W> {
         self.settle(&path, written).map(drop).map_err(Trouble::All)
     }
 
-    /// Writes one file, folder or link; what is in a folder comes later.
+    /// Writes one file or folder; what is in a folder, and symbolic links, come later.
     fn entry(&mut self, path: &[u8], number: u32, open: &mut Vec<(Vec<u8>, u32)>) -> Result<(), Trouble> {
         let inode = self.system.inode(number).map_err(self.failed(path))?;
         if inode.kind != Kind::Folder && inode.links > 1 && !self.linked.contains(&number) {
@@ -234,7 +242,6 @@ impl<W: Write> Export<'_, W> {
             self.linked.insert(number);
             self.names_left += u64::from(inode.links) - 1;
         }
-        let member = |kind| Member { path, kind, inode: &inode };
         match inode.kind {
             Kind::Folder => {
                 if path.iter().filter(|&&byte| byte == b'/').count() >= DEPTH {
@@ -245,11 +252,13 @@ impl<W: Write> Export<'_, W> {
                 }
                 self.remember(path)?;
                 open.push((path.to_vec(), number));
-                self.archive.empty(&member(EntryType::Directory)).map_err(unwritten)?;
+                let folder = Member { path, kind: EntryType::Directory, inode: &inode };
+                self.archive.empty(&folder).map_err(unwritten)?;
             }
             Kind::Link => {
-                let leads_to = self.system.link(&inode).map_err(self.failed(path))?;
-                self.archive.link(&member(EntryType::Symlink), &leads_to).map_err(unwritten)?;
+                self.remember(path)?;
+                self.links.push((path.to_vec(), number));
+                return Ok(());
             }
             Kind::File => self.file(path, &inode)?,
             Kind::Special => {
@@ -282,6 +291,15 @@ impl<W: Write> Export<'_, W> {
         }
         copied.map_err(unwritten)?;
         self.exported.bytes += inode.bytes;
+        Ok(())
+    }
+
+    fn link(&mut self, path: &[u8], number: u32) -> Result<(), Trouble> {
+        let inode = self.system.inode(number).map_err(self.failed(path))?;
+        let leads_to = self.system.link(&inode).map_err(self.failed(path))?;
+        let link = Member { path, kind: EntryType::Symlink, inode: &inode };
+        self.archive.link(&link, &leads_to).map_err(unwritten)?;
+        self.exported.entries += 1;
         Ok(())
     }
 

@@ -27,6 +27,24 @@ fn a_folder_that_holds_a_name_twice_is_exported_with_the_first() {
     assert_eq!(content(&archive, "z"), b"last");
 }
 
+/// On a file system that does not tell `a` and `A` apart, they are one.
+#[test]
+fn nothing_comes_after_a_symbolic_link() {
+    let filled = Filled::new();
+    filled.write("A/file", "harm").write("z/file", "last");
+    for link in ["a", "z/link"] {
+        symlink("/etc", filled.folder.path().join(link)).unwrap();
+    }
+    filled.fill(PLAIN);
+    let mut written = Vec::new();
+    let exported = filled.scene.volumes.export(&name("v"), &mut written).unwrap();
+    assert_eq!((exported.entries, exported.unread), (7, 0), "{exported:?}");
+    let mut archive = tar::Archive::new(&written[..]);
+    let kinds = archive.entries().unwrap().map(|entry| entry.unwrap().header().entry_type());
+    let last: Vec<_> = kinds.skip_while(|kind| *kind != tar::EntryType::Symlink).collect();
+    assert_eq!(last, [tar::EntryType::Symlink; 2]);
+}
+
 /// Each name costs little in the image, and a walk through all extents of the file that it leads to.
 #[test]
 fn extents_that_files_share_are_not_read_without_end() {
