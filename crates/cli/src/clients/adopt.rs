@@ -7,6 +7,7 @@ use crate::{
     config::Server,
     engine::{Source, source_of_command},
     mounts::FolderWish,
+    secrets::{SecretSource, SecretWish},
 };
 use casemate_machine::secret::SecretText;
 use casemate_proto::ids::Name;
@@ -104,52 +105,84 @@ pub struct Terms {
     pub paths: HostPaths,
 }
 
+/// The servers that casemate has already.
+#[derive(Debug, Clone, Default)]
+pub struct Known {
+    /// Their definitions.
+    pub servers: BTreeMap<Name, Server>,
+    /// What the keyring holds of those of them that [`resembling`] names.
+    pub stored: BTreeMap<Name, BTreeMap<String, SecretText>>,
+}
+
 /// The key of a server's variable in the keyring.
 pub fn keyring_key(server: &Name, variable: &str) -> String {
     format!("{server}/{variable}")
 }
 
-/// Looks at every server of a client, in the order of their names. `servers` are those that casemate knows
-/// already.
+/// The servers that some server of a client is like, if what the keyring holds of them is what the client says.
+pub fn resembling<'a>(
+    document: &Document,
+    servers: &'a BTreeMap<Name, Server>,
+    terms: Terms,
+) -> Result<Vec<&'a Server>, Mistake> {
+    let entries = document.entries()?;
+    let taken = entries
+        .values()
+        .filter_map(|written| take(&Entry::read(written, document.shape()).ok()?, terms.secrets).ok());
+    let wanted: Vec<Taken> = taken.filter(|taken| !taken.secrets.is_empty()).collect();
+    let resembles = |server: &&Server| {
+        wanted.iter().any(|wanted| is_defined_like(server, wanted) && has_variables(server, wanted))
+    };
+    Ok(servers.values().filter(resembles).collect())
+}
+
+/// Looks at every server of a client, in the order of their names.
 pub fn propose(
     document: &Document,
     launcher: &Launcher,
-    servers: &BTreeMap<Name, Server>,
+    known: &Known,
     terms: Terms,
 ) -> Result<Vec<Proposal>, Mistake> {
-    let mut taken: BTreeSet<Name> = servers.keys().cloned().collect();
+    let mut taken: BTreeSet<Name> = known.servers.keys().cloned().collect();
     let mut proposals = Vec::new();
     for (name, written) in document.entries()? {
-        let entry = Entry::read(&written);
+        let entry = Entry::read(&written, document.shape());
         let variables = entry.iter().flat_map(|entry| entry.env.keys().cloned()).collect();
         let mut notes = Vec::new();
         let verdict = match entry {
             _ if launcher.is_own(&written) => Verdict::Own,
             Err(obstacle) => Verdict::Left(obstacle),
-            Ok(entry) => {
-                let wanted = take(&entry, terms.secrets);
-                let known = |wanted: &Taken| servers.values().find(|server| is_like(server, wanted));
-                match wanted {
-                    Err(obstacle) => Verdict::Left(obstacle),
-                    Ok(wanted) if let Some(server) = known(&wanted) => {
-                        notes = self::notes(&written);
-                        Verdict::Known(server.name.clone())
-                    }
-                    Ok(wanted) => match folders(&entry, terms.paths) {
-                        Err(obstacle) => Verdict::Left(obstacle),
-                        Ok(folders) => {
-                            notes = self::notes(&written);
-                            let name = unique(&name, &taken);
-                            taken.insert(name.clone());
-                            Verdict::New(name, Box::new(Taken { folders, ..wanted }))
-                        }
-                    },
+            Ok(entry) => match take(&entry, terms.secrets) {
+                Err(obstacle) => Verdict::Left(obstacle),
+                Ok(wanted) if let Some(server) = known.like(&wanted) => {
+                    notes = self::notes(&written);
+                    Verdict::Known(server.name.clone())
                 }
-            }
+                Ok(wanted) => match folders(&entry, terms.paths) {
+                    Err(obstacle) => Verdict::Left(obstacle),
+                    Ok(folders) => {
+                        notes = self::notes(&written);
+                        let name = unique(&name, &taken);
+                        taken.insert(name.clone());
+                        Verdict::New(name, Box::new(Taken { folders, ..wanted }))
+                    }
+                },
+            },
         };
         proposals.push(Proposal { entry: name, verdict, variables, notes });
     }
     Ok(proposals)
+}
+
+impl Known {
+    fn like(&self, wanted: &Taken) -> Option<&Server> {
+        let none = BTreeMap::new();
+        // Two accounts are two servers.
+        let stored = |server: &Server| self.stored.get(&server.name).unwrap_or(&none) == &wanted.secrets;
+        self.servers
+            .values()
+            .find(|server| is_defined_like(server, wanted) && has_variables(server, wanted) && stored(server))
+    }
 }
 
 impl Taken {
@@ -237,12 +270,20 @@ fn told(message: &str) -> String {
     shown.collect::<Vec<_>>().join("\"")
 }
 
-fn is_like(server: &Server, wanted: &Taken) -> bool {
+fn is_defined_like(server: &Server, wanted: &Taken) -> bool {
     let is_plain = server.command.is_none() && server.unbuilt.is_empty();
     let source = server.source.as_ref() == Some(&wanted.meaning);
-    // Whether two secrets are the same is not looked up: two accounts are two servers.
-    let secrets = server.secrets.is_empty() && wanted.secrets.is_empty();
-    is_plain && source && secrets && server.args == wanted.meant_args && server.env == wanted.env
+    is_plain && source && server.args == wanted.meant_args && server.env == wanted.env
+}
+
+/// Whether the keyring holds variables for a server, and which are those that are wanted.
+fn has_variables(server: &Server, wanted: &Taken) -> bool {
+    let in_keyring = |wish: &SecretWish| {
+        matches!(wish.source, SecretSource::Keyring(_))
+            && wish.placeholder.is_none()
+            && wanted.secrets.contains_key(&wish.name)
+    };
+    server.secrets.len() == wanted.secrets.len() && server.secrets.iter().all(in_keyring)
 }
 
 fn notes(written: &serde_json::Value) -> Vec<String> {
@@ -362,6 +403,43 @@ mod tests {
         // No path, or none that is there.
         for arg in ["/", "docs", "-v", "K=V", "https://h/tmp", "/casemate-is-not-there"] {
             assert_eq!(folders(&entry(&[arg.to_owned()]), HostPaths::Leave), Ok(Vec::new()), "{arg}");
+        }
+    }
+
+    #[test]
+    fn a_server_with_secrets_is_known_by_what_the_keyring_holds() {
+        let home = tempfile::tempdir().unwrap();
+        let config = "[[servers]]\nid = \"github\"\nsource = \"npm:github\"\nenv = { LEVEL = \"1\" }\n\
+                      secrets = { TOKEN = \"keyring:github/TOKEN\" }\n";
+        std::fs::write(home.path().join("config.toml"), config).unwrap();
+        let text = r#"{"mcpServers": {"github": {"command": "npx", "args": ["-y", "github"],
+                       "env": {"TOKEN": "hunter2", "LEVEL": "1"}}}}"#;
+        let document = Document::new(crate::clients::Client::Cursor.shape(), text.to_owned()).unwrap();
+        let launcher = Launcher { program: "/bin/casemate".to_owned(), home: None, config: None };
+        let terms = Terms { secrets: SecretsTo::Keyring, ..Terms::default() };
+        let servers = crate::config::load(home.path(), None).unwrap().servers;
+        let asked = resembling(&document, &servers, terms).unwrap();
+        assert_eq!(asked.iter().map(|server| server.name.as_str()).collect::<Vec<_>>(), ["github"]);
+        let secret = |value: &str| SecretText::new(value.to_owned()).unwrap();
+        for (stored, is_known) in [(Some("hunter2"), true), (Some("another account's"), false), (None, false)]
+        {
+            let values = stored.map(|value| BTreeMap::from([("TOKEN".to_owned(), secret(value))]));
+            let stored = values.map(|values| ("github".parse().unwrap(), values)).into_iter().collect();
+            let known = Known { servers: servers.clone(), stored };
+            let proposals = propose(&document, &launcher, &known, terms).unwrap();
+            match &proposals[0].verdict {
+                Verdict::Known(name) => assert!(is_known && name.as_str() == "github"),
+                Verdict::New(name, _) => assert!(!is_known && name.as_str() == "github-2"),
+                other => panic!("{other:?}"),
+            }
+        }
+        // In clear, and with a placeholder, it is another one.
+        for other in ["TOKEN = \"env:TOKEN\"", "TOKEN = \"keyring:a,placeholder=a.example:443\"", ""] {
+            let config = config.replace("TOKEN = \"keyring:github/TOKEN\"", other);
+            let config = config.replace("env =", "allow = [\"a.example:443\"]\nenv =");
+            std::fs::write(home.path().join("config.toml"), config).unwrap();
+            let servers = crate::config::load(home.path(), None).unwrap().servers;
+            assert!(resembling(&document, &servers, terms).unwrap().is_empty(), "{other}");
         }
     }
 

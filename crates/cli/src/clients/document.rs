@@ -1,6 +1,6 @@
 //! A client's configuration as text, and the changes that casemate makes to it.
 
-use super::{Entry, Mistake, Shape, Syntax, json_edit, toml};
+use super::{Entry, Launcher, Mistake, Shape, Syntax, json_edit, toml};
 use std::collections::BTreeMap;
 
 /// A text in the shape that a client reads.
@@ -8,6 +8,15 @@ use std::collections::BTreeMap;
 pub struct Document {
     shape: Shape,
     text: String,
+}
+
+/// What became of the servers of an older document.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reverted {
+    /// Those that were put back, or taken out.
+    pub changed: Vec<String>,
+    /// Those that are not what they were: the older document alone still says it.
+    pub missing: Vec<String>,
 }
 
 impl Document {
@@ -21,6 +30,11 @@ impl Document {
     /// The text.
     pub fn text(&self) -> &str {
         &self.text
+    }
+
+    /// How it is written.
+    pub fn shape(&self) -> Shape {
+        self.shape
     }
 
     /// The servers that it names, as they are written.
@@ -58,23 +72,22 @@ impl Document {
         Ok(())
     }
 
-    /// Makes every server that `is_own` what it was in an older document, or takes it out if it was not there;
-    /// names those that this changed.
-    pub fn revert(
-        &mut self,
-        older: &Document,
-        is_own: impl Fn(&serde_json::Value) -> bool,
-    ) -> Result<Vec<String>, Mistake> {
+    /// Makes every server of casemate's what it was in an older document, and takes out those that casemate added.
+    /// Other entries stay: somebody wrote or renamed them since.
+    pub fn revert(&mut self, older: &Document, launcher: &Launcher) -> Result<Reverted, Mistake> {
         let then = older.entries()?;
-        let mut reverted = Vec::new();
-        for (name, now) in self.entries()?.into_iter().filter(|(_, now)| is_own(now)) {
+        let mut changed = Vec::new();
+        for (name, now) in self.entries()?.into_iter().filter(|(_, now)| launcher.is_own(now)) {
             match then.get(&name) {
                 Some(then) if *then == now => continue,
                 Some(_) => self.restore(&name, older)?,
-                None => self.remove(&name)?,
+                None if launcher.is_written(&name, &now) => self.remove(&name)?,
+                None => continue,
             }
-            reverted.push(name);
+            changed.push(name);
         }
-        Ok(reverted)
+        let now = self.entries()?;
+        let missing = then.into_iter().filter(|(name, then)| now.get(name) != Some(then));
+        Ok(Reverted { changed, missing: missing.map(|(name, _)| name).collect() })
     }
 }

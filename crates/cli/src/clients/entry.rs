@@ -1,6 +1,6 @@
 //! One server as a client starts it, and why casemate may be unable to take it over.
 
-use super::secret;
+use super::{Shape, secret};
 use casemate_proto::ids::Name;
 use serde_json::Value;
 use std::{collections::BTreeMap, path::Path};
@@ -99,6 +99,12 @@ impl Launcher {
         self.runs(entry).is_some()
     }
 
+    /// Whether an entry is one that this program adds, under the name that it gives it.
+    pub fn is_written(&self, key: &str, entry: &Value) -> bool {
+        let command = entry.get("command").and_then(Value::as_str);
+        command == Some(&self.program) && self.runs(entry) == Some(key)
+    }
+
     /// The same entry for a server whose entry is casemate's already: variables that somebody added stay.
     pub fn renewed(&self, name: &Name, present: &Value) -> Entry {
         let mut entry = self.entry(name);
@@ -117,7 +123,7 @@ impl Launcher {
 
 impl Entry {
     /// Reads an entry as it is written.
-    pub fn read(written: &Value) -> Result<Self, Obstacle> {
+    pub fn read(written: &Value, shape: Shape) -> Result<Self, Obstacle> {
         let Value::Object(written) = written else { return Err(Obstacle::NoTable) };
         // The first form of Zed's settings.
         let (command, nested) = match written.get("command").filter(|command| !command.is_null()) {
@@ -144,7 +150,7 @@ impl Entry {
             }
         }
         let entry = Self { command, args, env };
-        entry.check_references()?;
+        entry.check_references(shape)?;
         Ok(entry.split())
     }
 
@@ -163,9 +169,12 @@ impl Entry {
         std::iter::once(&self.command).chain(&self.args).cloned().collect()
     }
 
-    /// What clients fill in before they start a server: `${env:X}`, `${X}`, and `$X` in an environment.
-    fn check_references(&self) -> Result<(), Obstacle> {
-        let refers = |text: &String| text.contains("${");
+    /// What clients fill in before they start a server: `${env:X}`, `${X}`, `$X` in an environment, and in some of
+    /// them `$X` wherever it stands.
+    fn check_references(&self, shape: Shape) -> Result<(), Obstacle> {
+        let begins = |rest: &str| rest.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
+        let refers =
+            |text: &String| text.contains("${") || shape.fills_in && text.split('$').skip(1).any(begins);
         if refers(&self.command) {
             return Err(Obstacle::Variable("command"));
         }

@@ -34,7 +34,7 @@ mod place;
 mod secret;
 mod toml;
 
-pub use document::Document;
+pub use document::{Document, Reverted};
 pub use entry::{Entry, Launcher, Obstacle};
 pub use error::{ClientError, Mistake};
 pub use place::{Platform, place};
@@ -66,6 +66,8 @@ pub struct Shape {
     pub container: &'static str,
     /// An entry says `"type": "stdio"`.
     pub typed: bool,
+    /// The client fills in `$NAME` wherever it stands in a text, and not `${NAME}` alone.
+    pub fills_in: bool,
 }
 
 /// The syntax of a file.
@@ -123,12 +125,13 @@ impl Client {
 
     /// How it writes its servers down.
     pub fn shape(self) -> Shape {
-        let json = |container, typed| Shape { syntax: Syntax::Json, container, typed };
+        let json = |container, typed| Shape { syntax: Syntax::Json, container, typed, fills_in: false };
         match self {
             Self::ClaudeCode | Self::Cursor => json("mcpServers", true),
-            Self::ClaudeDesktop | Self::Gemini => json("mcpServers", false),
+            Self::ClaudeDesktop => json("mcpServers", false),
             Self::Vscode => json("servers", true),
-            Self::Codex => Shape { syntax: Syntax::Toml, container: "mcp_servers", typed: false },
+            Self::Codex => Shape { syntax: Syntax::Toml, ..json("mcp_servers", false) },
+            Self::Gemini => Shape { fills_in: true, ..json("mcpServers", false) },
             Self::Zed => json("context_servers", false),
         }
     }

@@ -2,7 +2,7 @@
 
 use crate::{
     clients::{
-        Client, ClientError, Document, Launcher, Platform,
+        Client, ClientError, Document, Launcher, Platform, Reverted,
         file::{ClientFile, Since},
         place,
     },
@@ -42,6 +42,9 @@ struct Undone<'a> {
     /// `file`: all of it; `entries`: casemate's alone.
     restored: &'static str,
     entries: Option<Vec<String>>,
+    /// The servers that are not what they were, and the file that still says what that was.
+    missing: Vec<String>,
+    backup: Option<&'a Path>,
 }
 
 /// Reads a client's name on a command line.
@@ -70,7 +73,7 @@ impl FileOptions {
     pub fn take_back(&self, client: Client, context: &Context, json: bool) -> Result<Outcome, Error> {
         let file = ClientFile::open(&self.path(client)?)?;
         let (backup, since) = file.backup()?;
-        let entries = match (since, file.text()) {
+        let reverted = match (since, file.text()) {
             (Since::Changed | Since::Removed, _) if !self.force => {
                 let (path, backup) = (file.path().to_owned(), backup.path().to_owned());
                 return Err(ClientError::ChangedSince { path, backup }.into());
@@ -81,11 +84,13 @@ impl FileOptions {
                     .map_err(ClientError::content(backup.path()))?;
                 let mut document =
                     Document::new(shape, text.to_owned()).map_err(ClientError::content(file.path()))?;
-                let reverted = document
-                    .revert(&older, |entry| launcher.is_own(entry))
-                    .map_err(ClientError::content(file.path()))?;
+                let reverted =
+                    document.revert(&older, &launcher).map_err(ClientError::content(file.path()))?;
                 file.overwrite(document.text())?;
-                backup.discard()?;
+                // It may be the only copy of what somebody wrote.
+                if reverted.missing.is_empty() {
+                    backup.discard()?;
+                }
                 Some(reverted)
             }
             _ => {
@@ -93,20 +98,33 @@ impl FileOptions {
                 None
             }
         };
+        let restored = if reverted.is_some() { "entries" } else { "file" };
+        let (entries, missing) = match reverted {
+            Some(Reverted { changed, missing }) => (Some(changed), missing),
+            None => (None, Vec::new()),
+        };
+        let kept = Some(backup.path()).filter(|_| !missing.is_empty());
         if json {
-            let restored = if entries.is_some() { "entries" } else { "file" };
-            context.screen.json(&Undone { client, file: file.path(), restored, entries })?;
+            let undone = Undone { client, file: file.path(), restored, entries, missing, backup: kept };
+            context.screen.json(&undone)?;
             return Ok(Outcome::Done);
         }
+        let shown = |names: &[String]| {
+            render::names(&names.iter().map(|name| render::first_line(name)).collect::<Vec<_>>())
+        };
         let path = file.path().display();
         context.screen.line(&match entries {
             None => format!("{path} is again what it was"),
             Some(entries) if entries.is_empty() => format!("No entry of casemate's was left in {path}"),
-            Some(entries) => {
-                let entries: Vec<String> = entries.iter().map(|name| render::first_line(name)).collect();
-                format!("Put back in {path}: {}", render::names(&entries))
-            }
+            Some(entries) => format!("Put back in {path}: {}", shown(&entries)),
         })?;
+        if let Some(kept) = kept {
+            context.screen.warn(&format!(
+                "{} stays: it alone holds what was under {} before; remove it when that is needed no longer",
+                kept.display(),
+                shown(&missing)
+            ));
+        }
         context.screen.note(&format!("Restart {}, so that it reads its configuration", client.title()));
         Ok(Outcome::Done)
     }

@@ -7,7 +7,9 @@ use super::{
 use crate::{
     clients::{
         Client, ClientError, Document, Launcher, Mistake, Obstacle,
-        adopt::{HostPaths, Proposal, SecretsTo, Taken, Terms, Verdict, keyring_key, propose},
+        adopt::{
+            HostPaths, Known, Proposal, SecretsTo, Taken, Terms, Verdict, keyring_key, propose, resembling,
+        },
         file::ClientFile,
     },
     config::store::{Definition, Store},
@@ -15,12 +17,14 @@ use crate::{
     engine::{
         self,
         images::{self, Wanted},
-        secrets::{check_keyring, store_in_keyring},
+        secrets::{check_keyring, find, store_in_keyring},
     },
     error::{Error, Outcome},
+    mounts::FolderWish,
     render::{first_line, names},
     secrets::SecretSource,
 };
+use casemate_machine::secret::Secrets;
 use casemate_proto::ids::Name;
 use serde::Serialize;
 use std::{
@@ -62,8 +66,8 @@ pub struct Import {
     /// Leave building images to the first start, which a client may not wait for
     #[arg(long, requires = "write")]
     no_build: bool,
-    /// Print JSON: {client, file, servers: [{entry, action, server, source, variables, reason, notes}], written,
-    /// backup}; action is add, known, own, skip or failed
+    /// Print JSON: {client, file, servers: [{entry, action, server, source, mounts, variables, reason, notes}],
+    /// written, backup}; action is add, known, own, skip or failed
     #[arg(long)]
     json: bool,
 }
@@ -85,9 +89,13 @@ struct Shown<'a> {
     action: &'static str,
     server: Option<&'a Name>,
     source: Option<String>,
+    /// The folders of this host that it may read, as `--mount` says them.
+    mounts: Vec<String>,
     variables: &'a [String],
     reason: Option<String>,
     notes: &'a [String],
+    #[serde(skip)]
+    folders: &'a [FolderWish],
 }
 
 /// Shows or does it.
@@ -105,8 +113,8 @@ pub async fn run(args: Import, context: &Context) -> Result<Outcome, Error> {
     let content = |mistake| ClientError::content(file.path())(mistake);
     let launcher = launcher(context)?;
     let document = Document::new(client.shape(), text.to_owned()).map_err(content)?;
-    let servers = context.configuration()?.servers;
-    let mut proposals = propose(&document, &launcher, &servers, args.terms()).map_err(content)?;
+    let known = known(&document, args.terms(), context).await?.map_err(content)?;
+    let mut proposals = propose(&document, &launcher, &known, args.terms()).map_err(content)?;
     // What cannot be written is found out before anything is built.
     rewrite(&document, &proposals, &launcher).map_err(content)?;
     let mut backup = None;
@@ -120,6 +128,28 @@ pub async fn run(args: Import, context: &Context) -> Result<Outcome, Error> {
         matches!(proposal.verdict, Verdict::Left(Obstacle::Build(_) | Obstacle::Changed(_)))
     };
     Ok(if proposals.iter().any(failed) { Outcome::Failed } else { Outcome::Done })
+}
+
+/// The servers that casemate has, with the secrets by which one of them is told from another.
+async fn known(
+    document: &Document,
+    terms: Terms,
+    context: &Context,
+) -> Result<Result<Known, Mistake>, Error> {
+    let servers = context.configuration()?.servers;
+    let alike = match resembling(document, &servers, terms) {
+        Ok(alike) => alike,
+        Err(mistake) => return Ok(Err(mistake)),
+    };
+    let mut stored = BTreeMap::new();
+    for server in alike {
+        // Without them it is another server.
+        if let Ok(Secrets(found)) = find(context, &server.secrets, &server.egress).await {
+            let found = found.into_iter().map(|secret| (secret.name, secret.value));
+            stored.insert(server.name.clone(), found.collect());
+        }
+    }
+    Ok(Ok(Known { servers, stored }))
 }
 
 /// The client's file with casemate in the place of each server that runs in it.
@@ -355,14 +385,21 @@ impl<'a> Shown<'a> {
             }
             Verdict::Left(obstacle) => ("skip", None, None, Some(obstacle.to_string())),
         };
+        let folders = match &proposal.verdict {
+            Verdict::New(_, taken) => taken.folders.as_slice(),
+            _ => &[],
+        };
+        let mounts = folders.iter().map(ToString::to_string).collect();
         let (variables, notes) = (proposal.variables.as_slice(), proposal.notes.as_slice());
-        Self { entry: &proposal.entry, action, server, source, variables, reason, notes }
+        Self { entry: &proposal.entry, action, server, source, mounts, variables, reason, notes, folders }
     }
 
     fn sentence(&self, written: bool) -> String {
+        let read: Vec<String> = self.folders.iter().map(|folder| folder.host.display().to_string()).collect();
+        let read = if read.is_empty() { String::new() } else { format!(", reads {}", read.join(", ")) };
         match (self.server, &self.source, &self.reason) {
-            (Some(name), Some(source), _) if written => format!("became {name}: {source}"),
-            (Some(name), Some(source), _) => format!("would become {name}: {source}"),
+            (Some(name), Some(source), _) if written => format!("became {name}: {source}{read}"),
+            (Some(name), Some(source), _) => format!("would become {name}: {source}{read}"),
             (Some(name), None, _) if written => format!("runs as {name} now, which was there"),
             (Some(name), None, _) => format!("would run as {name}, which is there"),
             (None, _, Some(reason)) => format!("stays: {reason}"),
@@ -386,7 +423,7 @@ fn causes(error: &Error) -> String {
 mod tests {
     use super::*;
     use crate::clients::adopt::propose;
-    use std::{collections::BTreeMap, fs};
+    use std::fs;
 
     const THEN: &str = r#"{"mcpServers": {
         "a": {"command": "npx", "args": ["-y", "a-server"]},
@@ -417,7 +454,7 @@ mod tests {
         let path = folder.path().join("mcp.json");
         let import = import(&path);
         let then = Document::new(import.client.shape(), THEN.to_owned()).unwrap();
-        let mut proposals = propose(&then, &launcher(), &BTreeMap::new(), Terms::default()).unwrap();
+        let mut proposals = propose(&then, &launcher(), &Known::default(), Terms::default()).unwrap();
         fs::write(&path, THEN.replace("light", "dark").replace("b-server", "b-server@2")).unwrap();
         let backup = import.put(&then, &mut proposals, &launcher()).unwrap().unwrap();
         assert!(fs::read_to_string(backup).unwrap().contains("b-server@2"));
@@ -443,7 +480,7 @@ mod tests {
         let path = folder.path().join("mcp.json");
         let import = import(&path);
         let then = Document::new(import.client.shape(), THEN.to_owned()).unwrap();
-        let mut proposals = propose(&then, &launcher(), &BTreeMap::new(), Terms::default()).unwrap();
+        let mut proposals = propose(&then, &launcher(), &Known::default(), Terms::default()).unwrap();
         fs::write(&path, "{").unwrap();
         let error = import.put(&then, &mut proposals, &launcher()).unwrap_err();
         let shown = added(error, &proposals).report().to_string();

@@ -17,12 +17,13 @@ use casemate_machine::{
 use casemate_proto::ids::Name;
 use clap::Subcommand;
 use jiff::Timestamp;
+use rustix::fs::{AtFlags, CWD, OFlags, linkat};
 use serde::Serialize;
 use std::{
     ffi::OsString,
     fs::{self, File},
     io::{self, IsTerminal},
-    os::unix::fs::OpenOptionsExt,
+    os::{fd::AsRawFd, unix::fs::OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
@@ -210,64 +211,135 @@ fn export(volumes: &Volumes, name: &Name, file: &Path, json: bool) -> Result<Exp
     }
     let mut created = Unfinished::beside(file).map_err(uncreated)?;
     let exported = volumes.export(name, &mut created.file)?;
-    created.publish(file).map_err(uncreated)?;
+    created.publish(file).map_err(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists => uncreated(error),
+        _ => ExportError::Write(error).into(),
+    })?;
     Ok(exported)
 }
 
-/// A file that has its name only when it is whole; removed if it never gets it.
+/// A file that has its name only when it is whole, and on the disk.
 struct Unfinished {
     file: File,
-    path: PathBuf,
+    /// Where it is meanwhile, on file systems on which it has to have a name; else it is gone with this process,
+    /// however that ends.
+    hidden: Option<PathBuf>,
 }
 
 impl Unfinished {
     fn beside(file: &Path) -> io::Result<Self> {
+        // The link by which a file without a name gets one.
+        match File::options()
+            .write(true)
+            .mode(0o600)
+            .custom_flags(OFlags::TMPFILE.bits() as i32)
+            .open(folder(file))
+        {
+            Ok(file) if opened(&file).exists() => Ok(Self { file, hidden: None }),
+            _ => Self::hidden(file),
+        }
+    }
+
+    fn hidden(file: &Path) -> io::Result<Self> {
         let name = file.file_name().ok_or(io::ErrorKind::InvalidInput)?;
         let mut hidden = OsString::from(".");
         hidden.push(name);
         hidden.push(format!(".unfinished-{}", std::process::id()));
         let path = file.with_file_name(hidden);
         let file = File::options().write(true).create_new(true).mode(0o600).open(&path)?;
-        Ok(Self { file, path })
+        Ok(Self { file, hidden: Some(path) })
     }
 
     /// Gives it its name, unless something else has that.
     fn publish(self, file: &Path) -> io::Result<()> {
-        rename_new(&self.path, file)
+        self.file.sync_all()?;
+        match &self.hidden {
+            Some(hidden) => rename_new(hidden, file)?,
+            None => linkat(CWD, opened(&self.file), CWD, file, AtFlags::SYMLINK_FOLLOW)?,
+        }
+        match File::open(folder(file)).and_then(|folder| folder.sync_all()) {
+            // A file system that has nothing to be done for it.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
+            synced => synced,
+        }
     }
 }
 
 impl Drop for Unfinished {
     fn drop(&mut self) {
-        // Once it has its name there is nothing here; else half an archive is worse than none.
-        let _ = fs::remove_file(&self.path);
+        if let Some(hidden) = &self.hidden {
+            // Once it has its name there is nothing here; else half an archive is worse than none.
+            let _ = fs::remove_file(hidden);
+        }
     }
+}
+
+/// By which an opened file is found that may have no name.
+fn opened(file: &File) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
+}
+
+fn folder(file: &Path) -> &Path {
+    file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use casemate_machine::volume::Unread;
-    use std::io::Write;
+    use rustix::fs::Mode;
+    use std::{
+        io::Write,
+        os::{fd::OwnedFd, unix::fs::PermissionsExt},
+    };
 
     #[test]
     fn an_archive_has_its_name_when_it_is_whole_and_replaces_nothing() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("notes.tar");
-        let names = || fs::read_dir(folder.path()).unwrap().flatten().map(|entry| entry.file_name());
-        let mut half = Unfinished::beside(&file).unwrap();
-        half.file.write_all(b"half").unwrap();
-        assert!(!file.exists());
-        drop(half);
-        assert_eq!(names().count(), 0);
+        for make in [Unfinished::beside, Unfinished::hidden] {
+            let folder = tempfile::tempdir().unwrap();
+            let file = folder.path().join("notes.tar");
+            let names = || fs::read_dir(folder.path()).unwrap().flatten().map(|entry| entry.file_name());
+            let mut half = make(&file).unwrap();
+            half.file.write_all(b"half").unwrap();
+            assert!(!file.exists());
+            drop(half);
+            assert_eq!(names().count(), 0);
 
-        let mut whole = Unfinished::beside(&file).unwrap();
-        whole.file.write_all(b"whole").unwrap();
-        whole.publish(&file).unwrap();
-        let error = Unfinished::beside(&file).unwrap().publish(&file).unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
-        assert_eq!(fs::read(&file).unwrap(), b"whole");
-        assert_eq!(names().collect::<Vec<_>>(), ["notes.tar"]);
+            let mut whole = make(&file).unwrap();
+            whole.file.write_all(b"whole").unwrap();
+            whole.publish(&file).unwrap();
+            let error = make(&file).unwrap().publish(&file).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+            assert_eq!(fs::read(&file).unwrap(), b"whole");
+            assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+            assert_eq!(names().collect::<Vec<_>>(), ["notes.tar"]);
+        }
+    }
+
+    #[test]
+    fn half_an_archive_is_gone_with_whoever_wrote_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let nameless = rustix::fs::open(folder.path(), OFlags::TMPFILE | OFlags::WRONLY, Mode::RUSR);
+        if nameless.is_err() {
+            eprintln!("skipped: files in {} have to have names", folder.path().display());
+            return;
+        }
+        let mut half = Unfinished::beside(&folder.path().join("notes.tar")).unwrap();
+        half.file.write_all(b"half").unwrap();
+        // Nothing that whoever is killed now could leave.
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn an_archive_that_is_not_on_the_disk_gets_no_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, hidden) = (folder.path().join("notes.tar"), folder.path().join("hidden"));
+        fs::write(&hidden, "whole").unwrap();
+        // What cannot be put on a disk.
+        let (_reader, writer) = io::pipe().unwrap();
+        let unfinished = Unfinished { file: File::from(OwnedFd::from(writer)), hidden: Some(hidden) };
+        assert!(unfinished.publish(&file).is_err());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 
     #[test]

@@ -1,16 +1,19 @@
 //! Writes server definitions into `config.toml`, keeping what people wrote there: comments, order, spacing.
 
 use super::{ConfigError, written::Document};
-use crate::error::Error;
+use crate::{clients::file::whole::replace, error::Error};
 use casemate_proto::ids::Name;
 use std::{
     collections::BTreeMap,
     fs::{self, File, OpenOptions},
-    io::{self, Write},
+    io,
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 use toml_edit::{Array, ArrayOfTables, DocumentMut, InlineTable, Item, Table, value};
+
+/// What others may do with the file: nothing, because it may hold secrets.
+const MODE: u32 = 0o600;
 
 /// A server as `add` writes it.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -120,19 +123,8 @@ impl Store {
     }
 
     fn write(&self, document: &DocumentMut) -> Result<(), Error> {
-        let temporary = beside(&self.path, ".new");
-        let result = (|| {
-            let mut options = OpenOptions::new();
-            let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-            file.write_all(document.to_string().as_bytes())?;
-            file.sync_data()?;
-            fs::rename(&temporary, &self.path)
-        })();
-        result.map_err(|source| {
-            // The error that matters is the one that is returned.
-            let _ = fs::remove_file(&temporary);
-            ConfigError::Write { path: self.path.clone(), source }.into()
-        })
+        let written = replace(&self.path, MODE, &document.to_string());
+        written.map_err(|source| ConfigError::Write { path: self.path.clone(), source }.into())
     }
 }
 
@@ -288,6 +280,27 @@ mod tests {
         assert!(Store::open(&path).unwrap().remove(&name("a")).unwrap());
         assert_eq!(fs::read_link(&path).unwrap(), target);
         assert!(!fs::read_to_string(&target).unwrap().contains("npm:a"));
+    }
+
+    #[test]
+    fn a_file_is_replaced_with_its_owner_and_through_no_planted_link() {
+        use std::os::unix::fs::{MetadataExt, chown, symlink};
+        let dir = tempfile::tempdir().unwrap();
+        let (path, victim) = (dir.path().join("config.toml"), dir.path().join("victim"));
+        fs::write(&path, WRITTEN).unwrap();
+        fs::write(&victim, "precious").unwrap();
+        let root = rustix::process::geteuid().is_root();
+        // Who is not root can make nothing that is another's.
+        let owner = if root { 54321 } else { rustix::process::geteuid().as_raw() };
+        chown(&path, Some(owner), None).unwrap();
+        let planted = [".new".to_owned(), format!(".casemate-new-{}", std::process::id())];
+        planted.iter().for_each(|suffix| symlink(&victim, beside(&path, suffix)).unwrap());
+        assert!(Store::open(&path).unwrap().remove(&name("a")).unwrap());
+        assert_eq!(fs::read_to_string(victim).unwrap(), "precious");
+        let meta = fs::symlink_metadata(&path).unwrap();
+        assert!(meta.is_file());
+        assert_eq!((meta.uid(), meta.mode() & 0o777), (owner, MODE));
+        assert!(!fs::read_to_string(&path).unwrap().contains("npm:a"));
     }
 
     #[test]

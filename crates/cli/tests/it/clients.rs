@@ -6,11 +6,11 @@ mod real;
 
 use casemate::clients::{
     Client, Document, Entry, Launcher, Mistake,
-    adopt::{Terms, Verdict, propose},
+    adopt::{Known, Terms, Verdict, propose},
 };
 use casemate_proto::ids::Name;
 use proptest::prelude::*;
-use std::{collections::BTreeMap, fs, path::PathBuf};
+use std::{fs, path::PathBuf};
 
 fn launcher() -> Launcher {
     Launcher { program: "/usr/local/bin/casemate".to_owned(), home: None, config: None }
@@ -50,7 +50,7 @@ fn configured(client: Client, text: &str) -> String {
 fn imported(client: Client, text: &str) -> (String, String) {
     let document = Document::new(client.shape(), text.to_owned()).unwrap();
     let (mut rewritten, mut said) = (document.clone(), String::new());
-    for proposal in propose(&document, &launcher(), &BTreeMap::new(), Terms::default()).unwrap() {
+    for proposal in propose(&document, &launcher(), &Known::default(), Terms::default()).unwrap() {
         let what = match &proposal.verdict {
             Verdict::Own => "own".to_owned(),
             Verdict::Known(name) => format!("known {name}"),
@@ -82,6 +82,69 @@ fn every_clients_servers_are_taken_over() {
         golden(&data(client, "imported").1, &after);
         golden(&format!("{client}.imported.txt"), &said);
     }
+}
+
+/// Gemini fills in `$NAME` in the middle of a text, the others do not.
+#[test]
+fn what_a_client_fills_in_is_not_taken_literally() {
+    for (field, entry) in [
+        ("args", r#"{"command": "npx", "args": ["-y", "a", "--root=$HOME/docs"]}"#),
+        ("command", r#"{"command": "$BIN/npx", "args": ["-y", "a"]}"#),
+        ("env", r#"{"command": "npx", "args": ["-y", "a"], "env": {"LEVEL": "x-$_LEVEL"}}"#),
+    ] {
+        let text = format!(r#"{{"mcpServers": {{"x": {entry}}}}}"#);
+        let filled = imported(Client::Gemini, &text).1;
+        assert_eq!(
+            filled,
+            format!("x: left: its {field} refers to a variable that only the client can fill in\n")
+        );
+        let literal = imported(Client::ClaudeDesktop, &text).1;
+        assert!(!literal.contains("refers to a variable"), "{literal}");
+    }
+    let harmless = r#"{"mcpServers": {"x": {"command": "npx", "args": ["-y", "a", "$5", "^a$", "$"]}}}"#;
+    assert!(imported(Client::Gemini, harmless).1.starts_with("x: x: npm:a"));
+}
+
+/// A client's file and what casemate makes of its first server, after which somebody goes on.
+fn edited_after_import(edit: impl FnOnce(&mut serde_json::Map<String, serde_json::Value>)) -> Document {
+    let entry = launcher().entry(&name("github"));
+    let entry = serde_json::json!({"command": entry.command, "args": entry.args});
+    let mut servers = serde_json::Map::from_iter([("github".to_owned(), entry)]);
+    edit(&mut servers);
+    let text = serde_json::json!({"mcpServers": servers}).to_string();
+    Document::new(Client::Cursor.shape(), text).unwrap()
+}
+
+#[test]
+fn going_back_takes_out_what_casemate_added_and_says_what_is_not_back() {
+    let text = r#"{"mcpServers": {"github": {"command": "npx", "args": ["-y", "github"]}}}"#;
+    let then = Document::new(Client::Cursor.shape(), text.to_owned()).unwrap();
+    let reverted = |mut document: Document| {
+        let reverted = document.revert(&then, &launcher()).unwrap();
+        (reverted.changed, reverted.missing, document.entries().unwrap().into_keys().collect::<Vec<_>>())
+    };
+    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    // Nothing was done since, but to the rest of the file.
+    let same = reverted(edited_after_import(|_| {}));
+    assert_eq!(same, (names(&["github"]), names(&[]), names(&["github"])));
+    let renamed = reverted(edited_after_import(|servers| {
+        let entry = servers.remove("github").unwrap();
+        servers.insert("gh".to_owned(), entry);
+    }));
+    assert_eq!(renamed, (names(&[]), names(&["github"]), names(&["gh"])));
+    let removed = reverted(edited_after_import(|servers| drop(servers.remove("github"))));
+    assert_eq!(removed, (names(&[]), names(&["github"]), names(&[])));
+    // `client-config` added one, and somebody another one.
+    let added = reverted(edited_after_import(|servers| {
+        let written = launcher().entry(&name("notes"));
+        servers.insert(
+            "notes".to_owned(),
+            serde_json::json!({"command": written.command, "args": written.args}),
+        );
+        servers
+            .insert("mine".to_owned(), serde_json::json!({"command": "casemate", "args": ["run", "mine"]}));
+    }));
+    assert_eq!(added, (names(&["github", "notes"]), names(&[]), names(&["github", "mine"])));
 }
 
 #[test]
@@ -242,7 +305,8 @@ proptest! {
         let entry = launcher().entry(&name("x"));
         document.put("x", &entry).unwrap();
         let mut entries = document.entries().unwrap();
-        let read = Entry::read(&entries.remove("x").unwrap()).unwrap();
+        let shape = Client::Zed.shape();
+        let read = Entry::read(&entries.remove("x").unwrap(), shape).unwrap();
         prop_assert_eq!(read, entry);
         let mut others = before.entries().unwrap();
         let was_there = others.remove("x").is_some();

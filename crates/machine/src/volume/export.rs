@@ -1,42 +1,39 @@
 //! Reads a volume without mounting it, and writes what is in it as a tar archive.
 //!
-//! Links stay links, a file of several names stays one, and nothing is made on the host but the archive. What
+//! Links stay links, a file of several names stays one, and nothing is made on the host but the archive. Symbolic
+//! links come last: nothing is unpacked through one, whatever names are the same to whoever unpacks. What
 //! cannot be read, or claims more than a volume holds, is left out and named: the rest is exported all the same.
+
+mod archive;
 
 use super::{
     Access, VolumeError, Volumes,
     ext4::{Ext4Error, FileSystem, Folder, Inode, Kind, ROOT},
 };
+use archive::{Archive, Member};
 use casemate_proto::ids::Name;
 use serde::Serialize;
 use std::{
     collections::{HashMap, HashSet},
-    ffi::OsStr,
     fs::File,
     io::{self, Write},
-    os::unix::ffi::OsStrExt,
-    path::Path,
+    ops::ControlFlow,
 };
-use tar::{Builder, EntryType, Header};
+use tar::EntryType;
 
 /// Folders that are nested deeper are left out.
 const DEPTH: usize = 128;
-
-/// The most files and folders of one archive.
-const ENTRIES: u64 = 4_000_000;
 
 /// How much more than its size a volume's files may claim together: those with holes have contents that take no
 /// space.
 const HOLES: u64 = 16;
 
-/// The most bytes of paths that are remembered at one time.
-const PATH_BYTES: usize = 256 << 20;
+/// The most bytes of names and paths that are remembered at one time, and what remembering one takes beside them.
+const PATH_BYTES: usize = 512 << 20;
+const REMEMBERED: usize = 48;
 
 /// How many of those that were not read are named.
 const NAMED: usize = 100;
-
-/// How long a link the archive holds beside its name.
-const SHORT_LINK: usize = 100;
 
 /// What was exported.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -97,9 +94,9 @@ impl Volumes {
     pub fn export(&self, name: &Name, to: impl Write) -> Result<Exported, ExportError> {
         let volume = self.get(name)?;
         let image = self.open_image(name, Access::Shared)?;
-        let mut archive = Builder::new(to);
+        let mut archive = Archive::new(to);
         let exported = write_archive(name, &image, volume.size_bytes, &mut archive)?;
-        archive.into_inner().and_then(|mut to| to.flush()).map_err(ExportError::Write)?;
+        archive.finish().map_err(ExportError::Write)?;
         Ok(exported)
     }
 }
@@ -109,7 +106,7 @@ fn write_archive<W: Write>(
     name: &Name,
     image: &File,
     bytes: u64,
-    archive: &mut Builder<W>,
+    archive: &mut Archive<W>,
 ) -> Result<Exported, ExportError> {
     // The lock is that of the opened file: it is held as long as either is open.
     let image = image.try_clone().map_err(|source| super::failed("open", name)(source))?;
@@ -123,6 +120,9 @@ fn write_archive<W: Write>(
         exported: Exported::default(),
         folders: HashSet::from([ROOT]),
         folder_bytes: bytes,
+        names_left: system.inodes(),
+        linked: HashSet::new(),
+        links: Vec::new(),
         first_names: HashMap::new(),
         path_bytes: 0,
     };
@@ -135,12 +135,18 @@ struct Export<'a, W: Write> {
     system: &'a FileSystem,
     /// The most bytes of contents.
     limit: u64,
-    archive: &'a mut Builder<W>,
+    archive: &'a mut Archive<W>,
     exported: Exported,
     /// The folders that were met: one that is met again would hold itself.
     folders: HashSet<u32>,
     /// What is left for folders, which share no blocks.
     folder_bytes: u64,
+    /// How many names there can still be: one for each inode, and the further ones of those with several.
+    names_left: u64,
+    /// What was met of several names, folders aside.
+    linked: HashSet<u32>,
+    /// Symbolic links, which come last.
+    links: Vec<(Vec<u8>, u32)>,
     /// The first name of each file that has several.
     first_names: HashMap<u32, Vec<u8>>,
     path_bytes: usize,
@@ -150,6 +156,8 @@ struct Export<'a, W: Write> {
 enum Trouble {
     /// It alone.
     Entry(String),
+    /// It, and what was not looked at yet.
+    Rest(String),
     /// It and all that comes after it.
     All(ExportError),
 }
@@ -158,12 +166,19 @@ impl<W: Write> Export<'_, W> {
     fn everything(&mut self) -> Result<(), ExportError> {
         let mut open: Vec<(Vec<u8>, u32)> = vec![(Vec::new(), ROOT)];
         while let Some((path, number)) = open.pop() {
+            // That it was met stays remembered.
             self.path_bytes = self.path_bytes.saturating_sub(path.len());
             let below = open.len();
             let listed = self.folder(&path, number, &mut open);
-            self.settle(&path, listed)?;
+            if self.settle(&path, listed)?.is_break() {
+                break;
+            }
             // Taken from the end: the first one is next.
             open[below..].reverse();
+        }
+        for (path, number) in std::mem::take(&mut self.links) {
+            let written = self.link(&path, number);
+            self.settle(&path, written).map(drop)?;
         }
         Ok(())
     }
@@ -177,29 +192,56 @@ impl<W: Write> Export<'_, W> {
         let left = self.folder_bytes.checked_sub(folder.bytes);
         self.folder_bytes = left
             .ok_or_else(|| Trouble::Entry("the volume's folders claim more bytes than it has".to_owned()))?;
-        let mut names = Folder::of(self.system, &folder).map_err(&failed)?;
-        while let Some((name, number)) = names.advance().map_err(&failed)? {
-            let between: &[u8] = if path.is_empty() { b"" } else { b"/" };
-            let path = [path, between, &name].concat();
-            let written = self.entry(&path, number, open);
-            self.settle(&path, written).map_err(Trouble::All)?;
+        let mut entries = Folder::of(self.system, &folder).map_err(&failed)?;
+        let mut names = HashSet::new();
+        let mut listed = Ok(());
+        while listed.is_ok() {
+            listed = match entries.advance() {
+                Ok(None) => break,
+                Ok(Some(_)) if self.names_left == 0 => Err(Trouble::Rest(
+                    "the volume names more files than it has, and the rest is left out".to_owned(),
+                )),
+                Ok(Some((name, number))) => self.named(path, name, number, &mut names, open),
+                Err(error) => Err(failed(error)),
+            };
         }
-        Ok(())
+        let remembered: usize = names.iter().map(|name| name.len() + REMEMBERED).sum();
+        self.path_bytes -= remembered;
+        listed
     }
 
-    /// Writes one file, folder or link; what is in a folder comes later.
+    /// Writes one entry of a folder, unless the folder had that name before: whoever unpacks a link and then a
+    /// folder of the same name follows the link.
+    fn named(
+        &mut self,
+        folder: &[u8],
+        name: Vec<u8>,
+        number: u32,
+        names: &mut HashSet<Vec<u8>>,
+        open: &mut Vec<(Vec<u8>, u32)>,
+    ) -> Result<(), Trouble> {
+        let between: &[u8] = if folder.is_empty() { b"" } else { b"/" };
+        let path = [folder, between, &name].concat();
+        let written = match names.contains(&name) {
+            true => Err(Trouble::Entry("its folder holds this name twice".to_owned())),
+            false => self.remember(&name).and_then(|()| {
+                names.insert(name);
+                self.entry(&path, number, open)
+            }),
+        };
+        self.names_left -= 1;
+        // What ends all of it is found out between two names.
+        self.settle(&path, written).map(drop).map_err(Trouble::All)
+    }
+
+    /// Writes one file or folder; what is in a folder, and symbolic links, come later.
     fn entry(&mut self, path: &[u8], number: u32, open: &mut Vec<(Vec<u8>, u32)>) -> Result<(), Trouble> {
-        if self.exported.entries + self.exported.left_out + self.exported.unread >= ENTRIES {
-            let what = format!("it holds more than {ENTRIES} files and folders");
-            return Err(Trouble::All(ExportError::Excessive { name: self.name.clone(), what }));
-        }
         let inode = self.system.inode(number).map_err(self.failed(path))?;
-        let mut header = Header::new_gnu();
-        header.set_mode(inode.mode & 0o777);
-        header.set_uid(u64::from(inode.uid));
-        header.set_gid(u64::from(inode.gid));
-        header.set_mtime(u64::try_from(inode.modified).unwrap_or(0));
-        header.set_size(0);
+        if inode.kind != Kind::Folder && inode.links > 1 && !self.linked.contains(&number) {
+            self.remember(&[])?;
+            self.linked.insert(number);
+            self.names_left += u64::from(inode.links) - 1;
+        }
         match inode.kind {
             Kind::Folder => {
                 if path.iter().filter(|&&byte| byte == b'/').count() >= DEPTH {
@@ -210,15 +252,15 @@ impl<W: Write> Export<'_, W> {
                 }
                 self.remember(path)?;
                 open.push((path.to_vec(), number));
-                header.set_entry_type(EntryType::Directory);
-                self.archive.append_data(&mut header, inside(path), io::empty()).map_err(unwritten)?;
+                let folder = Member { path, kind: EntryType::Directory, inode: &inode };
+                self.archive.empty(&folder).map_err(unwritten)?;
             }
             Kind::Link => {
-                let leads_to = self.system.link(&inode).map_err(self.failed(path))?;
-                header.set_entry_type(EntryType::Symlink);
-                self.link(header, path, &leads_to)?;
+                self.remember(path)?;
+                self.links.push((path.to_vec(), number));
+                return Ok(());
             }
-            Kind::File => self.file(header, path, &inode)?,
+            Kind::File => self.file(path, &inode)?,
             Kind::Special => {
                 self.exported.left_out += 1;
                 return Ok(());
@@ -228,10 +270,10 @@ impl<W: Write> Export<'_, W> {
         Ok(())
     }
 
-    fn file(&mut self, mut header: Header, path: &[u8], inode: &Inode) -> Result<(), Trouble> {
-        if let Some(first) = self.first_names.get(&inode.number).cloned() {
-            header.set_entry_type(EntryType::Link);
-            return self.link(header, path, &first);
+    fn file(&mut self, path: &[u8], inode: &Inode) -> Result<(), Trouble> {
+        if let Some(first) = self.first_names.get(&inode.number) {
+            let link = Member { path, kind: EntryType::Link, inode };
+            return self.archive.link(&link, first).map_err(unwritten);
         }
         if inode.bytes > self.limit.saturating_sub(self.exported.bytes) {
             let what = format!("it and what is before it claim more than {HOLES} times the volume's size");
@@ -243,9 +285,7 @@ impl<W: Write> Export<'_, W> {
             self.remember(path)?;
             self.first_names.insert(inode.number, path.to_vec());
         }
-        header.set_entry_type(EntryType::Regular);
-        header.set_size(inode.bytes);
-        let copied = self.archive.append_data(&mut header, inside(path), &mut contents);
+        let copied = self.archive.file(&Member { path, kind: EntryType::Regular, inode }, &mut contents);
         if let Some(source) = contents.failure() {
             return Err(Trouble::All(self.unreadable(path, source)));
         }
@@ -254,38 +294,41 @@ impl<W: Write> Export<'_, W> {
         Ok(())
     }
 
-    fn link(&mut self, mut header: Header, path: &[u8], leads_to: &[u8]) -> Result<(), Trouble> {
-        let written = match leads_to.len() {
-            // As it is, however odd.
-            ..=SHORT_LINK => header
-                .set_link_name_literal(leads_to)
-                .and_then(|()| self.archive.append_data(&mut header, inside(path), io::empty())),
-            _ => self.archive.append_link(&mut header, inside(path), OsStr::from_bytes(leads_to)),
-        };
-        written.map_err(unwritten)
+    fn link(&mut self, path: &[u8], number: u32) -> Result<(), Trouble> {
+        let inode = self.system.inode(number).map_err(self.failed(path))?;
+        let leads_to = self.system.link(&inode).map_err(self.failed(path))?;
+        let link = Member { path, kind: EntryType::Symlink, inode: &inode };
+        self.archive.link(&link, &leads_to).map_err(unwritten)?;
+        self.exported.entries += 1;
+        Ok(())
     }
 
     fn remember(&mut self, path: &[u8]) -> Result<(), Trouble> {
-        if self.path_bytes + path.len() > PATH_BYTES {
-            return Err(Trouble::Entry("too many long paths are to be remembered before it".to_owned()));
+        let bytes = path.len() + REMEMBERED;
+        if self.path_bytes + bytes > PATH_BYTES {
+            return Err(Trouble::Entry("too many paths are to be remembered before it".to_owned()));
         }
-        self.path_bytes += path.len();
+        self.path_bytes += bytes;
         Ok(())
     }
 
-    /// Writes down what could not be exported, if the rest can.
-    fn settle(&mut self, path: &[u8], done: Result<(), Trouble>) -> Result<(), ExportError> {
-        match done {
-            Ok(()) => {}
+    /// Writes down what could not be exported, and says whether there is more to be done.
+    fn settle(&mut self, path: &[u8], done: Result<(), Trouble>) -> Result<ControlFlow<()>, ExportError> {
+        let (reason, next) = match done {
+            Ok(()) => return Ok(ControlFlow::Continue(())),
             Err(Trouble::All(error)) => return Err(error),
-            Err(Trouble::Entry(reason)) => {
-                self.exported.unread += 1;
-                if self.exported.errors.len() < NAMED {
-                    self.exported.errors.push(Unread { path: shown(path), reason });
-                }
-            }
+            Err(Trouble::Entry(reason)) => (reason, ControlFlow::Continue(())),
+            Err(Trouble::Rest(reason)) => (reason, ControlFlow::Break(())),
+        };
+        self.exported.unread += 1;
+        if next.is_break() && self.exported.errors.len() == NAMED {
+            // Of what is missing, this is the most.
+            self.exported.errors.pop();
         }
-        Ok(())
+        if self.exported.errors.len() < NAMED {
+            self.exported.errors.push(Unread { path: shown(path), reason });
+        }
+        Ok(next)
     }
 
     fn failed(&self, path: &[u8]) -> impl Fn(Ext4Error) -> Trouble + use<W> {
@@ -305,11 +348,6 @@ impl<W: Write> Export<'_, W> {
 
 fn unwritten(error: io::Error) -> Trouble {
     Trouble::All(ExportError::Write(error))
-}
-
-/// A path of the archive: relative to wherever it is unpacked.
-fn inside(path: &[u8]) -> &Path {
-    Path::new(OsStr::from_bytes(path))
 }
 
 /// A path of the volume, as people read it.

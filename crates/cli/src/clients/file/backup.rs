@@ -1,6 +1,6 @@
 //! What a file was before casemate wrote it: how it is named, and which one belongs to what the file says now.
 
-use super::{ClientError, ClientFile, Content, beside};
+use super::{ClientError, ClientFile, Content, whole::beside};
 use std::{
     ffi::OsStr,
     fs,

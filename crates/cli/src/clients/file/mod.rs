@@ -19,30 +19,25 @@ mod backup;
 mod content;
 #[cfg(test)]
 mod tests;
+pub mod whole;
 
 pub use backup::{Backup, Since};
 
 use super::ClientError;
 use crate::files::rename_new;
 use content::Content;
-use rustix::{
-    fs::{Gid, Mode, OFlags, Uid, fchown},
-    io::Errno,
-    process::{Pid, test_kill_process},
-};
+use rustix::fs::{Gid, Mode, OFlags, Uid, fchown};
 use std::{
-    ffi::{OsStr, OsString},
-    fs::{self, DirBuilder, File, Permissions, TryLockError},
-    io::{self, ErrorKind, Write},
-    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
+    ffi::OsStr,
+    fs::{self, DirBuilder, File, TryLockError},
+    io::{self, ErrorKind},
+    os::unix::fs::{DirBuilderExt, MetadataExt},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
 /// Larger files are no configuration; Claude Code keeps a history in its own.
 pub const LIMIT: u64 = 32 << 20;
-
-const NEW: &str = ".casemate-new-";
 
 /// How many names of backups may be those of something else.
 const PLANTED: u64 = 16;
@@ -157,62 +152,19 @@ impl ClientFile {
             let _ = fs::remove_file(&new);
             return replaced;
         }
-        // A rename that a power failure undoes leaves the old file, which is whole too.
-        let _ = File::open(self.folder()).and_then(|folder| folder.sync_all());
+        whole::sync_folder(&self.path);
         Ok(())
-    }
-
-    /// Removes what commands left that were killed while they wrote.
-    fn sweep(&self) {
-        for entry in fs::read_dir(self.folder()).into_iter().flatten().flatten() {
-            let name = entry.file_name();
-            let rest = self.suffix(&name).and_then(|suffix| suffix.strip_prefix(NEW));
-            let number = rest.and_then(|pid| pid.parse::<u32>().ok()).and_then(|pid| i32::try_from(pid).ok());
-            let writer = number.and_then(Pid::from_raw);
-            if writer.is_some_and(|pid| test_kill_process(pid) == Err(Errno::SRCH)) {
-                // What cannot be removed does no harm.
-                let _ = fs::remove_file(entry.path());
-            }
-        }
     }
 
     /// What follows the file's own name in that of a file beside it.
     fn suffix<'a>(&self, name: &'a OsStr) -> Option<&'a str> {
-        name.to_str()?.strip_prefix(self.path.file_name()?.to_str()?)
+        whole::suffix(&self.path, name)
     }
 
     /// Writes a file with the mode and the owner of this one, under a name that it keeps for a moment.
     fn put(&self, text: &str) -> io::Result<PathBuf> {
-        self.sweep();
-        let path = beside(&self.path, &format!("{NEW}{}", std::process::id()));
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let mut file = File::from(rustix::fs::open(&path, flags, Mode::RUSR | Mode::WUSR)?);
-        let written = (|| {
-            file.write_all(text.as_bytes())?;
-            let (mode, owner) = match &self.content {
-                Some(content) => (content.mode, content.owner),
-                // Whoever edits somebody else's home as root leaves nothing of root's there.
-                None => (0o600, fs::metadata(self.folder()).map(|meta| (meta.uid(), meta.gid()))?),
-            };
-            let own = file.metadata()?;
-            if (own.uid(), own.gid()) != owner {
-                let changed = fchown(&file, Some(Uid::from_raw(owner.0)), Some(Gid::from_raw(owner.1)));
-                // A new file may be ours in a folder that is not.
-                if self.content.is_some() {
-                    changed?;
-                }
-            }
-            file.set_permissions(Permissions::from_mode(mode))?;
-            file.sync_all()
-        })();
-        if written.is_err() {
-            let _ = fs::remove_file(&path);
-        }
-        written.map(|()| path)
+        let mode = self.content.as_ref().map_or(0o600, |content| content.mode);
+        whole::put(&self.path, mode, self.content.as_ref().map(|content| content.owner), text)
     }
 
     fn check_unchanged(&self) -> Result<(), ClientError> {
@@ -290,10 +242,4 @@ fn make_folder(folder: &Path) -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-fn beside(path: &Path, suffix: &str) -> PathBuf {
-    let mut name: OsString = path.as_os_str().to_owned();
-    name.push(suffix);
-    name.into()
 }

@@ -1,6 +1,12 @@
-use super::*;
+use super::{
+    whole::{NEW, beside},
+    *,
+};
 use proptest::prelude::*;
-use std::os::unix::fs::symlink;
+use std::{
+    fs::Permissions,
+    os::unix::fs::{PermissionsExt, symlink},
+};
 
 fn names(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).unwrap().flatten();

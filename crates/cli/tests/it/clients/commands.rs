@@ -208,6 +208,34 @@ fn what_changed_since_is_kept_unless_forced_and_even_then() {
     assert!(!user.files("").iter().any(|name| name.contains("casemate-")), "{:?}", user.files(""));
 }
 
+/// The backup is the only copy of a server whose entry is not there any more to be put back.
+#[test]
+fn a_backup_that_is_needed_is_not_removed() {
+    for is_renamed in [true, false] {
+        let user = User::new("");
+        let entry = json!({"command": "npx", "args": ["-y", "github"], "env": {"MY_TOKEN": SECRET}});
+        user.write("mcp.json", json!({"mcpServers": {"github": entry}}).to_string());
+        assert_eq!(user.run("import cursor --file mcp.json --write --no-build --plain-env").code, 0);
+        let mut present: Value = serde_json::from_str(&user.read("mcp.json")).unwrap();
+        let entry = present["mcpServers"].as_object_mut().unwrap().remove("github").unwrap();
+        assert_eq!(entry["args"], json!(["run", "github"]));
+        if is_renamed {
+            present["mcpServers"]["gh"] = entry;
+        }
+        let edited = present.to_string();
+        user.write("mcp.json", &edited);
+        let undo = "import cursor --file mcp.json --undo --force";
+        let undone = user.run(undo);
+        assert_eq!((undone.code, user.read("mcp.json")), (0, edited), "{undone:?}");
+        let backup = user.files("").into_iter().find(|name| name.contains("backup")).unwrap();
+        assert!(user.read(&backup).contains(SECRET));
+        assert!(undone.stderr.contains(&format!("{backup} stays: it alone holds")), "{undone:?}");
+        assert!(undone.stderr.contains("what was under github before"), "{undone:?}");
+        let undone = user.json(&format!("{undo} --json"));
+        assert_eq!((&undone["missing"], &undone["backup"]), (&json!(["github"]), &json!(user.path(&backup))));
+    }
+}
+
 #[test]
 fn a_dry_run_writes_nothing_and_a_write_can_be_taken_back() {
     let user = User::new("");
@@ -277,8 +305,11 @@ fn a_server_whose_arguments_name_paths_of_this_host_stays_unless_that_is_settled
     assert!(!reason.contains("/nowhere"), "{left}");
     assert_eq!(left["written"], false);
 
+    let told = user.run("import cursor --file mcp.json --host-paths mount").stdout;
+    assert!(told.contains(&format!("would become files: npm:files, reads {folder}\n")), "{told}");
     let mounted = shown(&import(" --host-paths mount"));
     assert_eq!(mounted["servers"][0]["action"], "add", "{mounted}");
+    assert_eq!(mounted["servers"][0]["mounts"], json!([format!("{folder}:{folder}:ro")]));
     assert!(mounted["servers"][0]["notes"][0].as_str().unwrap().contains("cwd"), "{mounted}");
     let written = fs::read_to_string(user.home.path().join("config.toml")).unwrap();
     assert!(written.contains(&format!("mounts = [\"{folder}:{folder}:ro\"]")), "{written}");

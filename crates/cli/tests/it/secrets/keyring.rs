@@ -68,7 +68,7 @@ fn secrets_of_a_clients_servers_go_into_the_keyring() {
         &format!(
             "{import}\n{import} --keyring\n{import} --keyring --write --no-build\n\
              secret-tool lookup service casemate username kept/API_KEY; echo\n\
-             {import} --keyring\n"
+             {import} --keyring\n{import} --undo\n{import} --keyring --write --no-build\n"
         ),
     );
     assert_eq!(said.code, 0, "{said:?}");
@@ -81,7 +81,9 @@ fn secrets_of_a_clients_servers_go_into_the_keyring() {
     assert!(said.stderr.contains("In the keyring now: kept/API_KEY"), "{said:?}");
     assert_eq!(said.stdout.matches(&value).count(), 1, "shown by the keyring alone: {said:?}");
     assert!(!said.stderr.contains(&value), "{said:?}");
+    assert!(said.stdout.contains("kept      runs as kept now, which was there"), "{said:?}");
     let config = home.read("config.toml");
+    assert_eq!(config.matches("[[servers]]").count(), 1, "{config}");
     assert!(config.contains(r#"secrets = { API_KEY = "keyring:kept/API_KEY" }"#), "{config}");
     assert!(config.contains(r#"env = { PLAIN = "plain" }"#) && !config.contains(&value), "{config}");
 }

@@ -8,6 +8,8 @@
 //! | reach the network | a network namespace without devices (root), Landlock (everybody) |
 //! | start programs, gain privileges | QEMU's own seccomp filter, no-new-privileges |
 //! | use up the host's memory, processors, threads | a control group of its own, see [`cgroup`](crate::cgroup) |
+//! | fill the host's disk through a volume | no file grows beyond the largest that it is given |
+//! | let go of a volume that it still writes to | the system call that would is refused |
 //! | outlive its supervisor | a death signal, set after the user changed |
 
 use super::BackendError;
@@ -18,10 +20,12 @@ use landlock::{
     RulesetCreated, RulesetCreatedAttr, Scope,
 };
 use rustix::{
-    fs::{Gid, Uid},
+    fs::{FileType, Gid, Uid, fstat},
     process::{Resource, Rlimit, Signal},
 };
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 use std::{
+    collections::BTreeMap,
     fs::File,
     io,
     os::{fd::OwnedFd, unix::ffi::OsStrExt},
@@ -35,6 +39,10 @@ const FIRST_UID: u32 = 0x7000_0000;
 
 /// What every dynamically linked VMM reads.
 const READABLE: [&str; 6] = ["/usr", "/lib", "/lib64", "/bin", "/etc/ld.so.cache", "/etc/ld.so.preload"];
+
+/// How large each of its files may become, however small they are: the state of devices is written behind the last
+/// one, which is never longer than 1 MiB.
+const LEAST_FILE_BYTES: u64 = 64 << 20;
 
 /// Devices that the VMM may open.
 const DEVICES: [&str; 1] = ["/dev/null"];
@@ -74,6 +82,9 @@ impl Confinement {
             action: "confine the VMM with Landlock (run casemate as root, or on a kernel with Landlock: 5.13 or later)",
             source: io::Error::other(error),
         })?);
+        let file_bytes = self.file_bytes().map_err(BackendError::system("look at the VMM's files"))?;
+        let filter =
+            filter().map_err(BackendError::system("confine the VMM with a filter of system calls"))?;
         let parent = rustix::process::getpid();
         // One heap for all threads of the VMM, mallopt(3): each of its own would stay half empty.
         command.env_clear().env("MALLOC_ARENA_MAX", "1").current_dir("/");
@@ -88,7 +99,9 @@ impl Confinement {
                 // A kernel that has none has none to give.
                 let _ = rustix::thread::disable_transparent_huge_pages(true);
             }
-            rustix::process::setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
+            for (resource, most) in [(Resource::Core, 0), (Resource::Fsize, file_bytes)] {
+                rustix::process::setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) })?;
+            }
             if let Some(uid) = self.uid {
                 sys::leave_namespaces()?;
                 become_user(uid)?;
@@ -97,6 +110,7 @@ impl Confinement {
             if let Some(rules) = rules.take() {
                 rules.restrict_self().map_err(io::Error::other)?;
             }
+            seccompiler::apply_filter(&filter).map_err(refused)?;
             // After the change of user, which clears it.
             rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
             if rustix::process::getppid() != Some(parent) {
@@ -105,6 +119,21 @@ impl Confinement {
             Ok(())
         });
         Ok(())
+    }
+
+    /// The size of the largest file that the VMM may write: none of them ever becomes larger. Memory that it maps is
+    /// not meant by the limit.
+    fn file_bytes(&self) -> io::Result<u64> {
+        let mut most = LEAST_FILE_BYTES;
+        for fd in &self.inherit {
+            let stat = fstat(fd)?;
+            if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile {
+                most = most.max(stat.st_size.unsigned_abs());
+            }
+        }
+        // Only root can give it more than this process has.
+        let own = rustix::process::getrlimit(Resource::Fsize).maximum;
+        Ok(own.map_or(most, |own| own.min(most)))
     }
 
     fn rules(&self) -> Result<RulesetCreated, landlock::RulesetError> {
@@ -138,6 +167,27 @@ impl Confinement {
             rules = rules.add_rule(PathBeneath::new(file, AccessFs::ReadFile))?;
         }
         Ok(rules)
+    }
+}
+
+/// The system calls that QEMU never needs and its own filter lets through.
+///
+/// A volume's lock is that of the opened file, which the VMM shares with its supervisor: it is free when both have
+/// closed it, or when either says so.
+fn filter() -> io::Result<BpfProgram> {
+    let denied = BTreeMap::from([(libc::SYS_flock, Vec::new())]);
+    let deny = SeccompAction::Errno(libc::EPERM as u32);
+    let compiled = || {
+        let arch = std::env::consts::ARCH.try_into()?;
+        SeccompFilter::new(denied, SeccompAction::Allow, deny, arch)?.try_into()
+    };
+    compiled().map_err(|error: seccompiler::BackendError| io::Error::other(error))
+}
+
+fn refused(error: seccompiler::Error) -> io::Error {
+    match error {
+        seccompiler::Error::Prctl(error) | seccompiler::Error::Seccomp(error) => error,
+        error => io::Error::other(error),
     }
 }
 

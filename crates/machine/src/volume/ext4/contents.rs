@@ -20,7 +20,14 @@ pub struct Contents<'a> {
 
 impl<'a> Contents<'a> {
     pub(super) fn of(system: &'a FileSystem, inode: &'a Inode) -> Result<Self, Ext4Error> {
-        let mut extents = Extents::of(system, inode)?;
+        Self::with(system, inode, Extents::of(system, inode)?)
+    }
+
+    pub(super) fn with(
+        system: &'a FileSystem,
+        inode: &'a Inode,
+        mut extents: Extents<'a>,
+    ) -> Result<Self, Ext4Error> {
         let run = extents.advance()?;
         Ok(Self { system, extents, run, position: 0, end: inode.bytes, failure: None })
     }
@@ -30,8 +37,17 @@ impl<'a> Contents<'a> {
         self.failure.take()
     }
 
+    /// Reads as many bytes as are asked for, which may not be more than there are.
+    pub(super) fn fill(&mut self, to: &mut [u8]) -> Result<(), Ext4Error> {
+        let mut filled = 0;
+        while filled < to.len() {
+            filled += self.next(&mut to[filled..])?;
+        }
+        Ok(())
+    }
+
     /// Reads some bytes; none at the end.
-    pub(super) fn next(&mut self, to: &mut [u8]) -> Result<usize, Ext4Error> {
+    fn next(&mut self, to: &mut [u8]) -> Result<usize, Ext4Error> {
         let size = self.system.block_bytes();
         let block = self.position / size;
         while self.run.is_some_and(|run| run.end() <= block) {

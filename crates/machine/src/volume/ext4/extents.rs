@@ -43,9 +43,11 @@ pub(super) struct Extents<'a> {
     way: Vec<Node>,
     /// The first block of the file that the next run may hold.
     next: u64,
+    /// Whether this is the first walk.
+    is_first: bool,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Node {
     bytes: Vec<u8>,
     entries: usize,
@@ -60,13 +62,14 @@ impl<'a> Extents<'a> {
         if root.depth > DEPTH {
             return Err(Ext4Error::Damaged("its extents are nested too deep"));
         }
-        Ok(Self { system, seed: inode.seed, way: vec![root], next: 0 })
+        Ok(Self { system, seed: inode.seed, way: vec![root], next: 0, is_first: true })
     }
 
-    /// Walks to the end.
-    pub(super) fn check(mut self) -> Result<(), Ext4Error> {
+    /// Walks to the end, and begins again.
+    pub(super) fn check(mut self) -> Result<Self, Ext4Error> {
+        let way = self.way.clone();
         while self.advance()?.is_some() {}
-        Ok(())
+        Ok(Self { way, next: 0, is_first: false, ..self })
     }
 
     /// The next run.
@@ -107,6 +110,12 @@ impl<'a> Extents<'a> {
         let mut bytes = vec![0; self.system.superblock.block_bytes];
         if block == 0 {
             return Err(BEYOND);
+        }
+        // A second walk goes as far as the first one did.
+        if self.is_first {
+            let walks = &self.system.walks;
+            let left = walks.get().checked_sub(1);
+            walks.set(left.ok_or(Ext4Error::Damaged("the volume's files share their extents"))?);
         }
         self.system.read_block(block, &mut bytes)?;
         // Behind as many entries as there is space for.

@@ -71,11 +71,8 @@ impl<'a> Folder<'a> {
     }
 
     fn load(&mut self) -> Result<(), Ext4Error> {
-        let mut filled = 0;
-        while filled < self.block.len() {
-            // Its size is one of whole blocks: it does not end before.
-            filled += self.contents.next(&mut self.block[filled..])?;
-        }
+        // Its size is one of whole blocks: it does not end before.
+        self.contents.fill(&mut self.block)?;
         (self.at, self.blocks_left) = (0, self.blocks_left - 1);
         let (entries, tail) = self.block.split_at(self.block.len() - TAIL);
         // The blocks of its index have theirs elsewhere, and hold no names but the first two.

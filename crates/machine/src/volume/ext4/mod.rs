@@ -25,7 +25,7 @@ pub use inode::{Inode, Kind};
 
 use bytes::le16;
 use journal::Replacement;
-use std::{collections::BTreeMap, fs::File, io, os::unix::fs::FileExt};
+use std::{cell::Cell, collections::BTreeMap, fs::File, io, os::unix::fs::FileExt};
 use superblock::Superblock;
 
 /// The inode of the root folder.
@@ -33,6 +33,10 @@ pub const ROOT: u32 = 2;
 
 /// The longest text of a symbolic link, in bytes: the kernel follows none that is longer.
 pub const LINK_BYTES: u64 = 4095;
+
+/// How often, on average, a block may be looked at because it is part of the extents of some file. No two files have
+/// one in common; those of a damaged file are looked at again for each of its names.
+const WALKS: u64 = 4;
 
 /// Why something cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +59,8 @@ pub struct FileSystem {
     superblock: Superblock,
     /// By the number of the block that is replaced.
     replaced: BTreeMap<u64, Replacement>,
+    /// How many blocks of extents may still be read.
+    walks: Cell<u64>,
 }
 
 impl FileSystem {
@@ -63,11 +69,18 @@ impl FileSystem {
         let mut written = [0; superblock::BYTES];
         image.read_exact_at(&mut written, superblock::AT)?;
         let superblock = Superblock::read(&written, bytes)?;
-        let mut system = Self { image, superblock, replaced: BTreeMap::new() };
+        // The blocks are within the image: this does not overflow.
+        let walks = Cell::new(superblock.blocks * WALKS);
+        let mut system = Self { image, superblock, replaced: BTreeMap::new(), walks };
         if let Some(journal) = system.superblock.journal {
             system.replaced = journal::replay(&system, journal)?;
         }
         Ok(system)
+    }
+
+    /// How many files, folders and links there can be at most.
+    pub fn inodes(&self) -> u64 {
+        self.superblock.inodes_within()
     }
 
     /// What is known about a file, folder or link.
@@ -91,8 +104,7 @@ impl FileSystem {
 
     /// The contents of a file, whose extents are looked at first: only the image itself can fail later.
     pub fn contents<'a>(&'a self, file: &'a Inode) -> Result<Contents<'a>, Ext4Error> {
-        extents::Extents::of(self, file)?.check()?;
-        Contents::of(self, file)
+        Contents::with(self, file, extents::Extents::of(self, file)?.check()?)
     }
 
     /// The text of a symbolic link.
@@ -105,8 +117,8 @@ impl FileSystem {
             bytes => match link.inline(bytes) {
                 Some(text) => text.to_vec(),
                 None => {
-                    let mut text = Vec::new();
-                    io::Read::read_to_end(&mut Contents::of(self, link)?, &mut text)?;
+                    let mut text = vec![0; bytes as usize];
+                    self.contents(link)?.fill(&mut text)?;
                     text
                 }
             },

@@ -119,6 +119,12 @@ impl Superblock {
         })
     }
 
+    /// How many inodes there are, or would fill all blocks.
+    pub(super) fn inodes_within(&self) -> u64 {
+        let places = self.blocks * (self.block_bytes / self.inode_bytes) as u64;
+        u64::from(self.inodes).min(places)
+    }
+
     /// Where an inode is.
     pub(super) fn place(&self, number: u32) -> Result<Place, Ext4Error> {
         if number == 0 || number > self.inodes {

@@ -1,5 +1,7 @@
 //! Exports of volumes as servers, killed machines and attackers leave them.
 
+mod hostile;
+
 use super::*;
 use proptest::prelude::*;
 use std::{
@@ -55,9 +57,13 @@ impl Filled {
 
     /// Puts the folder into the volume, as if a machine had written it. Blocks that nobody wrote hold nonsense.
     fn fill(&self, features: &str) -> &Self {
+        self.fill_blocks("4096", features)
+    }
+
+    fn fill_blocks(&self, block_bytes: &str, features: &str) -> &Self {
         fs::write(&self.image, vec![0xa5; 16 << 20]).unwrap();
         let made = Command::new("/usr/sbin/mke2fs")
-            .args(["-q", "-F", "-t", "ext4", "-b", "4096", "-E", "nodiscard", "-O", features, "-d"])
+            .args(["-q", "-F", "-t", "ext4", "-b", block_bytes, "-E", "nodiscard", "-O", features, "-d"])
             .args([self.folder.path(), &self.image])
             .output()
             .unwrap();
