@@ -168,14 +168,9 @@ impl From<ExportError> for Error {
             ExportError::Write(_) => Self::new(Kind::Failed, "cannot write the archive")
                 .because(error)
                 .hint("check the free space"),
-            ExportError::Read { .. } | ExportError::Excessive { .. } => {
-                let message = error.to_string();
+            ExportError::Read { ref source, .. } => {
                 let hint = "a machine that starts with it recovers what a killed one left; e2fsck mends a copy of it";
-                let shown = Self::new(Kind::Failed, message).hint(hint);
-                match std::error::Error::source(&error) {
-                    Some(source) => shown.because(source.to_string()),
-                    None => shown,
-                }
+                Self::new(Kind::Failed, error.to_string()).hint(hint).because(source.to_string())
             }
         }
     }

@@ -76,14 +76,6 @@ pub enum ExportError {
         #[source]
         source: Ext4Error,
     },
-    /// It claims more than it can hold.
-    #[error("volume {name} cannot be exported: {what}")]
-    Excessive {
-        /// Which volume.
-        name: Name,
-        /// What is too much.
-        what: String,
-    },
     /// The archive cannot be written.
     #[error("cannot write the archive")]
     Write(#[source] io::Error),
