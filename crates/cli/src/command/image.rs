@@ -103,7 +103,7 @@ pub async fn run(args: Image, context: &Context) -> Result<Outcome, Error> {
         }
         ImageCommand::Inspect { image } => screen.json(&images::inspect(context, &image)?.meta)?,
         ImageCommand::Prune { json } => {
-            let pruned = images::prune(context)?;
+            let pruned = images::prune(context).await?;
             if json {
                 screen.json(&serde_json::json!({"images": pruned.images, "bytes": pruned.bytes}))?;
             } else {
