@@ -1,10 +1,15 @@
 //! Processes of machines from outside: found, watched, killed.
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    process::{Pid, Signal, kill_process},
+    time::Timespec,
+};
 use std::{
     fs,
     hash::{BuildHasher, Hasher, RandomState},
     io::{BufRead, BufReader, Read},
+    os::fd::AsFd,
     sync::mpsc::{self, Receiver, RecvTimeoutError},
     thread,
     time::{Duration, Instant},
@@ -82,6 +87,13 @@ impl Lines {
             Err(RecvTimeoutError::Timeout) => panic!("nothing is said for {PATIENCE:?}"),
         }
     }
+}
+
+/// Waits until a program says something, or nothing more.
+pub fn await_output(from: &impl AsFd, patience: Duration) {
+    let mut fds = [PollFd::new(from, PollFlags::IN)];
+    let timeout = Timespec::try_from(patience).unwrap();
+    assert_eq!(poll(&mut fds, Some(&timeout)), Ok(1), "nothing is said for {patience:?}");
 }
 
 /// Sends a signal; a process that is gone already does not get it.
