@@ -18,12 +18,12 @@ build: setup
 demo: build
 	@scripts/demo.sh $(PROGRAM)
 
-## Every test; machine tests boot real guests.
+## Every test; machine tests boot real guests. Tests that this host cannot run are counted at the end.
 test: setup
-	$(CARGO) nextest run --locked --workspace
+	@scripts/test.sh $(CARGO)
 
 ## Kills commands, supervisors, VMMs, agents and servers 300 times, in every phase; `make test` does so less
-## often. It prints its seed, with which CASEMATE_KILL_SEED repeats it.
+## often. It prints its seed: CASEMATE_KILL_SEED has the same victims killed after the same delays.
 kill-test: setup
 	CASEMATE_KILL_POINTS=300 $(CARGO) test --locked --package casemate --test it -- kill:: --nocapture
 

@@ -102,7 +102,7 @@ pub fn build(
 /// Finds or makes the lock, then the image.
 fn locked(context: &Context<'_>) -> Result<Image, BuildError> {
     let key = lock::request_key(context.request)?;
-    let _resolving = context.wait_for(&format!("request-{}", key.digest))?;
+    let _resolving = context.wait_for(&format!("request-{}", key.digest), "builds the same image")?;
     let lock = match lock::recorded(context, &key)? {
         Some(lock) => lock,
         None => {
@@ -112,7 +112,7 @@ fn locked(context: &Context<'_>) -> Result<Image, BuildError> {
         }
     };
     let digest = lock.digest();
-    let _building = context.wait_for(&format!("build-{}", digest.to_hex()))?;
+    let _building = context.wait_for(&format!("build-{}", digest.to_hex()), "builds the same image")?;
     if let Some(image) = lock::built(context, &digest) {
         return Ok(image);
     }

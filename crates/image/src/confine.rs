@@ -33,6 +33,7 @@ use std::process::{Child, ExitStatus, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+pub(crate) use child::die_with_parent;
 pub use proxy::Endpoint;
 
 use crate::files::{self, FilesError};

@@ -13,12 +13,17 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
+use std::time::Duration;
 
+use crate::helper::{self, Bounds};
 use crate::registry::digest::{Digest, Hasher};
 
 /// Where administrators' programs are, though often not on an ordinary user's `PATH`.
 const FURTHER_FOLDERS: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/sbin"];
+
+/// Far more than the largest image takes on a slow disk; it says little.
+const BOUNDS: Bounds = Bounds { time: Duration::from_secs(1800), output: 1 << 20 };
 
 /// How much of a failed program's output goes into the error.
 const OUTPUT_BYTES: usize = 2048;
@@ -93,12 +98,9 @@ pub fn unpack(image: &Path, tree: &Path) -> Result<(), ErofsError> {
 }
 
 fn run(program: &Path, options: &[&OsStr], objects: &[&OsStr], about: &Path) -> Result<(), ErofsError> {
-    let output = Command::new(program)
-        .args(options)
-        .args(objects)
-        .env_clear()
-        .stdin(Stdio::null())
-        .output()
+    let mut command = Command::new(program);
+    command.args(options).args(objects).env_clear();
+    let output = helper::run(&mut command, BOUNDS)
         .map_err(|source| ErofsError::Run { program: program.to_owned(), source })?;
     if output.status.success() {
         return Ok(());

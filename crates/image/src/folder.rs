@@ -24,9 +24,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::erofs::{self, ErofsError};
 use crate::partial::{self, PartialDir};
+use crate::progress::Progress;
 use crate::record;
 use crate::registry::digest::Digest;
-use crate::store::{Store, StoreError};
+use crate::store::{BUILD_TIME, Store, StoreError};
 use survey::Survey;
 
 /// The folders of the cache: of images, and of the states that folders were seen in.
@@ -142,12 +143,23 @@ struct Kept {
 
 /// Packs a folder, or finds it packed. Everything in it will be the property of user and group `owner`,
 /// readable for everybody.
-pub fn pack(store: &Store, folder: &Path, owner: u32) -> Result<Packed, FolderError> {
-    pack_between(store, folder, owner, &|| {})
+pub fn pack(
+    store: &Store,
+    folder: &Path,
+    owner: u32,
+    progress: &dyn Progress,
+) -> Result<Packed, FolderError> {
+    pack_between(store, folder, owner, progress, &|| {})
 }
 
 /// As [`pack`]; `between` is called when the folder was looked at and is not copied yet.
-fn pack_between(store: &Store, folder: &Path, owner: u32, between: &dyn Fn()) -> Result<Packed, FolderError> {
+fn pack_between(
+    store: &Store,
+    folder: &Path,
+    owner: u32,
+    progress: &dyn Progress,
+    between: &dyn Fn(),
+) -> Result<Packed, FolderError> {
     let cache = store.cache(CACHE)?;
     let seen = store.cache(SEEN)?;
     let root = survey::open(folder)?;
@@ -166,7 +178,9 @@ fn pack_between(store: &Store, folder: &Path, owner: u32, between: &dyn Fn()) ->
     if Survey::take(&root, folder)?.state() != before.state() {
         return Err(FolderError::Changed { path: folder.to_owned() });
     }
-    let packed = publish(store, &cache, &work.path().join("image"), &tree, &content, owner)?;
+    let say = || progress.step("waiting for another command that packs a folder");
+    let _one_packs = store.lock("mounts", BUILD_TIME, say)?;
+    let packed = publish(&cache, &work.path().join("image"), &tree, &content, owner)?;
     prune_seen(&cache, CACHE_AGE);
     if before.newest.is_some_and(|newest| newest + SETTLED < began) {
         // Without the record it is copied again next time.
@@ -175,9 +189,8 @@ fn pack_between(store: &Store, folder: &Path, owner: u32, between: &dyn Fn()) ->
     Ok(packed)
 }
 
-/// Makes an image of the copy, unless there is one of this content.
+/// Makes an image of the copy, unless there is one of this content. The lock of all packed folders has to be held.
 fn publish(
-    store: &Store,
     cache: &Path,
     unfinished: &Path,
     tree: &Path,
@@ -185,7 +198,6 @@ fn publish(
     owner: u32,
 ) -> Result<Packed, FolderError> {
     let name = content.to_hex();
-    let _one_packs = store.lock("mounts")?;
     if let Some(packed) = find(cache, &name) {
         return Ok(packed);
     }
@@ -212,7 +224,8 @@ fn find(cache: &Path, content: &str) -> Option<Packed> {
     Digest::from_hex(content)?;
     let (image, kept) = (cache.join(format!("{content}.erofs")), cache.join(format!("{content}.json")));
     let held = File::open(&image).ok()?;
-    held.lock_shared().ok()?;
+    // Who has it for itself is removing it.
+    held.try_lock_shared().ok()?;
     // Read once the image cannot be pruned any more: before, it may have been another's.
     let Kept { digest, bytes } = record::read(&kept)?;
     let (opened, named) = (held.metadata().ok()?, fs::metadata(&image).ok()?);
@@ -229,7 +242,7 @@ fn find(cache: &Path, content: &str) -> Option<Packed> {
 /// Removes the packed folders that no machine uses; returns their bytes.
 pub fn prune(store: &Store) -> Result<u64, FolderError> {
     let cache = store.cache(CACHE)?;
-    let _one_packs = store.lock("mounts")?;
+    let _one_packs = store.lock("mounts", BUILD_TIME, || {})?;
     Ok(prune_to(&cache, 0, Duration::ZERO))
 }
 

@@ -73,7 +73,7 @@ impl RuntimeLock {
             Runtime::Python => "python",
             Runtime::Static | Runtime::Native => return Ok(Self::bare(runtime)),
         };
-        let _lock = context.wait_for(&format!("runtime-{name}"))?;
+        let _lock = context.wait_for(&format!("runtime-{name}"), "looks for the same runtime")?;
         let record = context.store.cache("runtimes")?.join(format!("{name}.json"));
         let known = record::read_recent::<Self>(&record, record::REUSE);
         if let Some(lock) = known.filter(|lock| lock.is_current_layout() && !context.request.refresh) {
@@ -89,7 +89,7 @@ impl RuntimeLock {
         let digest = self.parts.digest_with(&self.tools, self.layout).to_hex();
         let roots = context.store.cache("roots")?;
         let root = roots.join(&digest);
-        let _lock = context.store.lock(&format!("root-{digest}"))?;
+        let _lock = context.wait_for(&format!("root-{digest}"), "unpacks the same runtime")?;
         if !root.exists() {
             let unfinished = PartialDir::inside(&roots).map_err(failed("write to", &roots))?;
             let path = unfinished.path();

@@ -14,10 +14,11 @@
 mod log;
 mod meta;
 
-use std::fs::{self, DirBuilder, File, TryLockError};
+use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 pub(crate) use log::BuildLog;
 pub use meta::{ImageMeta, Package, Runtime};
@@ -25,6 +26,7 @@ pub use meta::{ImageMeta, Package, Runtime};
 use crate::erofs::{self, ErofsError};
 use crate::files::{self, FilesError};
 use crate::folder;
+use crate::lock;
 use crate::partial::{self, PartialDir};
 
 /// The file system of an image, below its folder.
@@ -37,6 +39,9 @@ const PREFIX_DIGITS: usize = 4;
 
 /// The largest `image.json`.
 const META_BYTES: u64 = 16 << 20;
+
+/// How long one command may keep others waiting: longer than a build takes on a slow host and line.
+pub(crate) const BUILD_TIME: Duration = Duration::from_secs(3600);
 
 /// The images, caches and build logs below one home folder.
 #[derive(Debug, Clone)]
@@ -79,6 +84,15 @@ pub enum StoreError {
         path: PathBuf,
         #[source]
         /// The cause.
+        source: io::Error,
+    },
+    /// Another command kept a lock for longer than any work takes.
+    #[error("cannot lock {path}")]
+    Locked {
+        /// The lock.
+        path: PathBuf,
+        #[source]
+        /// Who has it, and what to do.
         source: io::Error,
     },
     /// No image has this digest.
@@ -194,7 +208,7 @@ impl Store {
     /// The image's tree, unpacked at the first call: what a sandbox takes as its root.
     pub fn unpacked(&self, image: &Image) -> Result<PathBuf, StoreError> {
         let tree = image.dir.join(UNPACKED);
-        let lock = self.lock(&format!("unpack-{}", image.meta.hex()))?;
+        let lock = self.lock(&format!("unpack-{}", image.meta.hex()), BUILD_TIME, || {})?;
         if !tree.exists() {
             let partial = PartialDir::inside(&image.dir).map_err(failed("write to", &image.dir))?;
             let unfinished = partial.path().join(UNPACKED);
@@ -240,27 +254,23 @@ impl Store {
         Ok(folder)
     }
 
-    /// Waits for, and takes, the lock of this name; it is given back when the file is closed.
-    pub(crate) fn lock(&self, name: &str) -> Result<File, StoreError> {
-        let (path, file) = self.lock_file(name)?;
-        file.lock().map_err(failed("lock", &path))?;
-        Ok(file)
-    }
-
-    /// Takes the lock of this name, unless somebody has it.
-    pub(crate) fn try_lock(&self, name: &str) -> Result<Option<File>, StoreError> {
-        let (path, file) = self.lock_file(name)?;
-        match file.try_lock() {
-            Ok(()) => Ok(Some(file)),
-            Err(TryLockError::WouldBlock) => Ok(None),
-            Err(TryLockError::Error(error)) => Err(failed("lock", &path)(error)),
-        }
-    }
-
-    fn lock_file(&self, name: &str) -> Result<(PathBuf, File), StoreError> {
+    /// Takes the lock of this name, for which it waits no longer than `patience`; it is given back when the file is
+    /// closed. `waiting` is called once if it has to wait.
+    pub(crate) fn lock(
+        &self,
+        name: &str,
+        patience: Duration,
+        waiting: impl FnOnce(),
+    ) -> Result<File, StoreError> {
         let path = self.cache("locks")?.join(format!("{name}.lock"));
         let file = File::options().create(true).append(true).open(&path).map_err(failed("open", &path))?;
-        Ok((path, file))
+        match lock::within(&file, patience, waiting) {
+            Ok(()) => Ok(file),
+            Err(source) if source.kind() == io::ErrorKind::TimedOut => {
+                Err(StoreError::Locked { path, source })
+            }
+            Err(error) => Err(failed("lock", &path)(error)),
+        }
     }
 
     pub(crate) fn logs_dir(&self) -> PathBuf {
@@ -377,6 +387,16 @@ mod tests {
         let pruned = store.prune(std::slice::from_ref(&b.digest)).unwrap();
         assert_eq!(pruned, Pruned { images: vec![a.digest], bytes: 6 });
         assert_eq!(store.images().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_lock_that_is_not_given_back_is_an_error_that_names_it() {
+        let home = tempfile::tempdir().unwrap();
+        let store = Store::open(home.path()).unwrap();
+        let lock = |waiting: &dyn Fn()| store.lock("build-x", Duration::from_millis(10), waiting);
+        let _held = lock(&|| panic!("it is free")).unwrap();
+        let error = lock(&|| {}).unwrap_err();
+        assert!(matches!(error, StoreError::Locked { .. }) && error.to_string().contains("build-x.lock"));
     }
 
     #[test]

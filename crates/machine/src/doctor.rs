@@ -196,7 +196,10 @@ async fn try_kvm(home: &Home, kernel: &GuestKernel) -> Result<u64, Unusable> {
 
 async fn try_tcg(home: &Home, kernel: &GuestKernel) -> (Result<(), Unusable>, u64) {
     let started = Instant::now();
-    let tried = match version() {
+    // On a thread of its own: a QEMU that hangs is to hold up nothing else.
+    let asked = tokio::task::spawn_blocking(version).await;
+    let asked = asked.unwrap_or_else(|error| Err(Unusable { reason: error.to_string(), remedy: None }));
+    let tried = match asked {
         Ok(()) => boot(home, kernel, Accelerator::Tcg, TCG_DEADLINE).await.map_err(|error| unusable(&error)),
         Err(unusable) => Err(unusable),
     };
@@ -212,7 +215,7 @@ fn version() -> Result<(), Unusable> {
             }
             _ => None,
         };
-        Unusable { reason: error.to_string(), remedy }
+        Unusable { reason: chain(&error), remedy }
     })
 }
 

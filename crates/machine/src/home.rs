@@ -7,20 +7,18 @@
 //! machines/lock     taken for decisions across machines: names, CIDs, sweeping, pruning
 //! ```
 
+use casemate_image::lock;
 use rustix::fs::{Mode, OFlags};
 use std::{
     fs::{self, File, TryLockError},
     io,
     os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 /// How long one command may keep others from deciding: each holds the lock for milliseconds.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// How often the lock is tried meanwhile.
-const LOCK_POLL: Duration = Duration::from_millis(2);
 
 /// Why the home folder cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -129,18 +127,10 @@ impl Home {
     /// Waits, for a bounded time, for the lock that decisions across machines are taken under; dropping it
     /// releases it.
     pub(crate) fn lock_machines(&self) -> Result<File, HomeError> {
-        let until = Instant::now() + LOCK_TIMEOUT;
-        loop {
-            match self.try_lock_machines()? {
-                Some(lock) => return Ok(lock),
-                None if Instant::now() >= until => {
-                    let held = "another casemate command holds it, and may be stopped: look for it with ps";
-                    let error = io::Error::new(io::ErrorKind::TimedOut, held);
-                    return Err(HomeError::io("lock", &self.machines_lock())(error));
-                }
-                None => std::thread::sleep(LOCK_POLL),
-            }
-        }
+        let path = self.machines_lock();
+        let file = open_lock(&path)?;
+        lock::within(&file, LOCK_TIMEOUT, || {}).map_err(HomeError::io("lock", &path))?;
+        Ok(file)
     }
 
     /// The same lock, if nobody has it now.

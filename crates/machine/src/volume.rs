@@ -18,9 +18,11 @@ mod make;
 use crate::home::{
     Home, HomeError, create_private_dir, open_lock, sync_dir, write_atomically, write_durably,
 };
+use casemate_image::lock;
 use casemate_proto::ids::Name;
 pub use export::{ExportError, Exported, Unread};
 use jiff::Timestamp;
+pub(crate) use make::MAKER_BOUNDS;
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -37,6 +39,10 @@ pub const SIZES: RangeInclusive<u64> = 16 << 20..=1 << 40;
 
 /// The size of a volume of which none was said, in bytes.
 pub const DEFAULT_BYTES: u64 = 1 << 30;
+
+/// How long one command may keep others from making and removing volumes. Making one takes milliseconds, removing
+/// a large one seconds.
+const DECISION_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long one who wants a volume for itself waits for those who only look whether it is free, and how often it
 /// tries meanwhile.
@@ -175,7 +181,7 @@ impl Volumes {
     fn lock(&self) -> Result<File, HomeError> {
         let path = self.folder().join("lock");
         let file = open_lock(&path)?;
-        file.lock().map_err(HomeError::io("lock", &path))?;
+        lock::within(&file, DECISION_TIMEOUT, || {}).map_err(HomeError::io("lock", &path))?;
         Ok(file)
     }
 

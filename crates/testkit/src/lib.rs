@@ -6,7 +6,9 @@
 #![forbid(unsafe_code)]
 
 mod client;
+mod missing;
 mod probe;
 
 pub use client::{ClientError, LineClient, PATIENCE, modern_meta};
+pub use missing::{cannot_run, may_mount};
 pub use probe::{ProbeError, find_probe, probe_path};

@@ -106,7 +106,7 @@ pub async fn run(args: Image, context: &Context) -> Result<Outcome, Error> {
         }
         ImageCommand::Inspect { image, json: _ } => screen.json(&images::inspect(context, &image)?.meta)?,
         ImageCommand::Prune { json } => {
-            let pruned = images::prune(context)?;
+            let pruned = images::prune(context).await?;
             if json {
                 screen.json(&serde_json::json!({"images": pruned.images, "bytes": pruned.bytes}))?;
             } else {

@@ -2,7 +2,7 @@
 
 use crate::{
     context::Context,
-    engine::machines,
+    engine::{blocking, machines},
     error::{Error, Outcome},
     render::{
         Screen, bytes, coarse, first_line,
@@ -80,7 +80,7 @@ enum TemplateCommand {
 }
 
 /// Does what was asked with templates.
-pub fn run(args: Template, context: &Context) -> Result<Outcome, Error> {
+pub async fn run(args: Template, context: &Context) -> Result<Outcome, Error> {
     let screen = context.screen;
     let templates = Templates::open(&context.home)?;
     match args.command {
@@ -93,7 +93,8 @@ pub fn run(args: Template, context: &Context) -> Result<Outcome, Error> {
         TemplateCommand::Inspect { key, verify, json: _ } => {
             let listed = templates.find(&key)?;
             if verify || listed.manifest.is_none() {
-                templates.check(&listed.key, verify)?;
+                let (templates, key) = (templates.clone(), listed.key.clone());
+                blocking(move || templates.check(&key, verify)).await??;
             }
             screen.json(&Inspected {
                 manifest: listed.manifest.clone(),
@@ -105,7 +106,7 @@ pub fn run(args: Template, context: &Context) -> Result<Outcome, Error> {
             // Longer than any template is old.
             let age = SignedDuration::try_from(age).unwrap_or(SignedDuration::MAX);
             let policy = if all { Policy::UNUSED } else { Policy { age, bytes } };
-            let pruned = templates.prune(&policy)?;
+            let pruned = blocking(move || templates.prune(&policy)).await??;
             if json {
                 screen.json(&serde_json::json!({"templates": pruned.keys, "bytes": pruned.bytes}))?;
             } else {

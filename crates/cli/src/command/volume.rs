@@ -3,6 +3,7 @@
 use crate::{
     config::{Configuration, Server},
     context::Context,
+    engine::blocking,
     error::{Error, Kind, Outcome},
     files::rename_new,
     render::{
@@ -106,7 +107,7 @@ impl Entry {
 }
 
 /// Does what was asked with volumes.
-pub fn run(args: Volume, context: &Context) -> Result<Outcome, Error> {
+pub async fn run(args: Volume, context: &Context) -> Result<Outcome, Error> {
     let screen = context.screen;
     let volumes = Volumes::open(&context.home)?;
     match args.command {
@@ -118,7 +119,7 @@ pub fn run(args: Volume, context: &Context) -> Result<Outcome, Error> {
         }
         VolumeCommand::Inspect { name, json: _ } => screen.json(&volumes.get(&name)?)?,
         VolumeCommand::Export { name, file, json } => {
-            let exported = export(&volumes, &name, &file, json)?;
+            let exported = export(&volumes, &name, &file, json).await?;
             if json {
                 screen.json(&serde_json::json!({
                     "volume": name, "file": file, "entries": exported.entries, "bytes": exported.bytes,
@@ -135,7 +136,8 @@ pub fn run(args: Volume, context: &Context) -> Result<Outcome, Error> {
         }
         VolumeCommand::Remove { names, json } => {
             for name in &names {
-                volumes.remove(name)?;
+                let (volumes, of) = (volumes.clone(), name.clone());
+                blocking(move || volumes.remove(&of)).await??;
                 if !json {
                     screen.line(&format!("Removed {name}"))?;
                 }
@@ -182,7 +184,10 @@ fn incomplete(name: &Name, exported: &Exported) -> Error {
     Error::new(Kind::Failed, message).hint("e2fsck says more about a copy of the volume's file")
 }
 
-fn export(volumes: &Volumes, name: &Name, file: &Path, json: bool) -> Result<Exported, Error> {
+/// Writes the archive. On a thread of its own, so that a signal is heard meanwhile: then this is dropped, and with
+/// it what was not finished.
+async fn export(volumes: &Volumes, name: &Name, file: &Path, json: bool) -> Result<Exported, Error> {
+    let (volumes, of) = (volumes.clone(), name.clone());
     if file == Path::new(STDOUT) {
         if json {
             return Err(Error::usage("--json needs a FILE: standard output is the archive"));
@@ -192,7 +197,7 @@ fn export(volumes: &Volumes, name: &Name, file: &Path, json: bool) -> Result<Exp
             return Err(Error::usage("an archive is not for a terminal")
                 .hint(format!("casemate volume export {name} {name}.tar")));
         }
-        return match volumes.export(name, stdout.lock()) {
+        return match blocking(move || volumes.export(&of, stdout.lock())).await? {
             Err(ExportError::Write(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
                 Err(Error::new(Kind::BROKEN_PIPE, "standard output was closed"))
             }
@@ -209,8 +214,9 @@ fn export(volumes: &Volumes, name: &Name, file: &Path, json: bool) -> Result<Exp
         return Err(Error::configuration(format!("{} exists already", file.display()))
             .hint("name a new file; an archive replaces nothing"));
     }
-    let mut created = Unfinished::beside(file).map_err(uncreated)?;
-    let exported = volumes.export(name, &mut created.file)?;
+    let created = Unfinished::beside(file).map_err(uncreated)?;
+    let to = created.file.try_clone().map_err(uncreated)?;
+    let exported = blocking(move || volumes.export(&of, to)).await??;
     created.publish(file).map_err(|error| match error.kind() {
         io::ErrorKind::AlreadyExists => uncreated(error),
         _ => ExportError::Write(error).into(),

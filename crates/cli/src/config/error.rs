@@ -1,5 +1,6 @@
 //! What can be wrong with a configuration file.
 
+use crate::error::Kind;
 use std::{
     fmt, io,
     path::{Path, PathBuf},
@@ -39,6 +40,15 @@ pub enum ConfigError {
         /// The file.
         path: PathBuf,
         /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Another command keeps the file from being written.
+    #[error("cannot write configuration {path}")]
+    Locked {
+        /// The file.
+        path: PathBuf,
+        /// Who has it, and what to do.
         #[source]
         source: io::Error,
     },
@@ -149,6 +159,7 @@ impl ConfigError {
         match self {
             Self::Read { .. } => "check that the file exists and can be read".to_owned(),
             Self::Write { .. } => "check that the folder exists and can be written to".to_owned(),
+            Self::Locked { .. } => "then try again".to_owned(),
             Self::TooLarge { .. } | Self::Syntax { .. } => "correct the file".to_owned(),
             Self::Format { .. } => "give a file named *.toml or *.json".to_owned(),
             Self::UnknownKey { nearest: Some(nearest), .. } => format!("did you mean {nearest:?}?"),
@@ -166,6 +177,10 @@ impl ConfigError {
 impl From<ConfigError> for crate::error::Error {
     fn from(error: ConfigError) -> Self {
         let hint = error.hint();
+        let kind = match error {
+            ConfigError::Locked { .. } => Kind::Unavailable,
+            _ => Kind::Configuration,
+        };
         let (message, source) = match error {
             ConfigError::Value { source, place, key } => {
                 (format!("{place}: {key} cannot be used"), Some(source))
@@ -173,12 +188,12 @@ impl From<ConfigError> for crate::error::Error {
             ConfigError::Read { path, source } => {
                 (format!("cannot read configuration {}", path.display()), Some(source.into()))
             }
-            ConfigError::Write { path, source } => {
+            ConfigError::Write { path, source } | ConfigError::Locked { path, source } => {
                 (format!("cannot write configuration {}", path.display()), Some(source.into()))
             }
             other => (other.to_string(), None),
         };
-        let error = Self::configuration(message).hint(hint);
+        let error = Self::new(kind, message).hint(hint);
         match source {
             Some(source) => error.because(source),
             None => error,

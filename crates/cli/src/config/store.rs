@@ -2,6 +2,7 @@
 
 use super::{ConfigError, written::Document};
 use crate::{clients::file::whole::replace, error::Error};
+use casemate_image::lock;
 use casemate_proto::ids::Name;
 use std::{
     collections::BTreeMap,
@@ -9,11 +10,15 @@ use std::{
     io,
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
+    time::Duration,
 };
 use toml_edit::{Array, ArrayOfTables, DocumentMut, InlineTable, Item, Table, value};
 
 /// What others may do with the file: nothing, because it may hold secrets.
 const MODE: u32 = 0o600;
+
+/// How long one command may keep others from writing: each does so for milliseconds.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A server as `add` writes it.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -49,7 +54,7 @@ pub struct Store {
 }
 
 impl Store {
-    /// Waits for the lock of a configuration file, which need not exist yet.
+    /// Waits, for a bounded time, for the lock of a configuration file, which need not exist yet.
     pub fn open(path: &Path) -> Result<Self, ConfigError> {
         // A link, as those have who keep their configuration elsewhere, is followed and not replaced.
         let path = &fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
@@ -57,9 +62,12 @@ impl Store {
         let lock_path = beside(path, ".lock");
         let mut options = OpenOptions::new();
         let lock = options.write(true).create(true).truncate(false).mode(0o600).open(&lock_path);
-        let lock = lock.and_then(|lock| lock.lock().map(|()| lock));
+        let lock = lock.and_then(|file| lock::within(&file, LOCK_TIMEOUT, || {}).map(|()| file));
         match lock {
             Ok(lock) => Ok(Self { path: path.to_owned(), _lock: lock }),
+            Err(source) if source.kind() == io::ErrorKind::TimedOut => {
+                Err(ConfigError::Locked { path: path.to_owned(), source })
+            }
             Err(source) => Err(ConfigError::Write { path: lock_path, source }),
         }
     }

@@ -111,7 +111,7 @@ pub(super) async fn pack(context: &Context, wish: &FolderWish) -> Result<folder:
     let steps = Steps::new(context.screen);
     steps.step(&format!("packing {}", wish.host.display()));
     let (store, path) = (Store::open(context.home.path())?, wish.path());
-    Ok(blocking(move || folder::pack(&store, &path, SERVER_ID)).await??)
+    Ok(blocking(move || folder::pack(&store, &path, SERVER_ID, &steps)).await??)
 }
 
 impl From<FolderError> for Error {

@@ -13,6 +13,9 @@ use casemate_machine::{
 };
 use std::{error::Error as StdError, io};
 
+/// A disk has no room.
+const FULL: [io::ErrorKind; 2] = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded];
+
 impl From<HomeError> for Error {
     fn from(error: HomeError) -> Self {
         let hint = match &error {
@@ -36,7 +39,7 @@ impl From<BuildError> for Error {
         let kind = match error.kind() {
             BuildErrorKind::Configuration => Kind::Configuration,
             BuildErrorKind::Unavailable => Kind::Unavailable,
-            BuildErrorKind::Failed if is_full(&error) => Kind::Unavailable,
+            BuildErrorKind::Failed if is_of(&FULL, &error) => Kind::Unavailable,
             BuildErrorKind::Failed => Kind::Server,
         };
         let hint = match kind {
@@ -153,9 +156,13 @@ pub fn session_error(name: &str, error: SessionError) -> Error {
     Error::server(format!("machine {name} gave no answer")).because(error).hint(hint)
 }
 
-/// A home folder that cannot be written is a matter of configuration, a full disk one of the host.
+/// A home folder that cannot be written is a matter of configuration, a full disk and a lock that another command
+/// keeps are the host's.
 pub(super) fn storage(message: &str, error: impl StdError + Send + Sync + 'static) -> Error {
-    if is_full(&error) {
+    if is_of(&[io::ErrorKind::TimedOut], &error) {
+        return Error::unavailable(message).because(error).hint("then try again");
+    }
+    if is_of(&FULL, &error) {
         return Error::unavailable(message)
             .because(error)
             .hint("make room: casemate image prune removes what no server uses");
@@ -163,11 +170,12 @@ pub(super) fn storage(message: &str, error: impl StdError + Send + Sync + 'stati
     Error::configuration(message).because(error).hint("check owner, mode and file system of CASEMATE_HOME")
 }
 
-fn is_full(error: &(dyn StdError + 'static)) -> bool {
+/// Whether the operating system's error that is behind another one is of one of these kinds.
+fn is_of(kinds: &[io::ErrorKind], error: &(dyn StdError + 'static)) -> bool {
     let mut next = Some(error);
     while let Some(error) = next {
         let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
-        if matches!(kind, Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)) {
+        if kind.is_some_and(|kind| kinds.contains(&kind)) {
             return true;
         }
         next = error.source();
@@ -184,8 +192,9 @@ mod tests {
     }
 
     #[test]
-    fn a_full_disk_is_the_hosts_matter_and_a_closed_folder_the_users() {
+    fn a_full_disk_and_a_lock_are_the_hosts_matter_and_a_closed_folder_the_users() {
         assert_eq!(home_error(io::ErrorKind::StorageFull).kind(), Kind::Unavailable);
+        assert_eq!(home_error(io::ErrorKind::TimedOut).kind(), Kind::Unavailable);
         assert_eq!(home_error(io::ErrorKind::ReadOnlyFilesystem).kind(), Kind::Configuration);
     }
 }

@@ -121,7 +121,7 @@ pub fn inspect(context: &Context, digest: &str) -> Result<Image, Error> {
 }
 
 /// Removes the images that no server and no live machine uses, and packed folders that no live machine uses.
-pub fn prune(context: &Context) -> Result<Pruned, Error> {
+pub async fn prune(context: &Context) -> Result<Pruned, Error> {
     let configuration = context.configuration()?;
     let servers = configuration.servers.values();
     let mut used: BTreeSet<String> =
@@ -131,7 +131,11 @@ pub fn prune(context: &Context) -> Result<Pruned, Error> {
         machines.into_iter().filter(|record| !record.state.is_final()).filter_map(|record| record.image),
     );
     let store = Store::open(context.home.path())?;
-    let mut pruned = store.prune(&used.into_iter().collect::<Vec<_>>())?;
-    pruned.bytes += folder::prune(&store)?;
-    Ok(pruned)
+    let used: Vec<String> = used.into_iter().collect();
+    blocking(move || {
+        let mut pruned = store.prune(&used)?;
+        pruned.bytes += folder::prune(&store)?;
+        Ok(pruned)
+    })
+    .await?
 }

@@ -46,7 +46,7 @@ pub async fn doctor(context: &Context) -> Result<Report, Error> {
 
 /// Runs work that blocks on a thread of its own, which lives as long as the work. Dropping the future
 /// leaves the work to the end of the process.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
+pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
     tokio::task::spawn_blocking(work)
         .await
         .map_err(|error| Error::server("internal error: a worker thread ended early").because(error))

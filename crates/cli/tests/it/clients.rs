@@ -26,15 +26,21 @@ fn golden(file: &str, actual: &str) {
     if std::env::var_os("CASEMATE_UPDATE_GOLDENS").is_some() {
         fs::write(&path, actual).unwrap();
     }
-    let expected = fs::read_to_string(&path).unwrap_or_default();
+    let expected = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{file}: {error}"));
     assert!(expected == actual, "{file} differs:\n--- expected\n{expected}\n--- actual\n{actual}");
 }
 
-fn data(client: Client, stage: &str) -> (String, String) {
+/// The name of a client's file.
+fn named(client: Client, stage: &str) -> String {
     let extension = if client == Client::Codex { "toml" } else { "json" };
-    let file = format!("{client}.{stage}.{extension}");
+    format!("{client}.{stage}.{extension}")
+}
+
+/// A client's file as people have it.
+fn before(client: Client) -> String {
+    let file = named(client, "before");
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data/clients").join(&file);
-    (fs::read_to_string(path).unwrap_or_default(), file)
+    fs::read_to_string(path).unwrap_or_else(|error| panic!("{file}: {error}"))
 }
 
 /// What `client-config --write` makes of a text: two servers, one with a variable.
@@ -61,6 +67,7 @@ fn imported(client: Client, text: &str) -> (String, String) {
             }
         };
         said.push_str(&format!("{}: {what}\n", proposal.entry));
+        proposal.notes.iter().for_each(|note| said.push_str(&format!("{}: note: {note}\n", proposal.entry)));
     }
     (rewritten.text().to_owned(), said)
 }
@@ -68,18 +75,19 @@ fn imported(client: Client, text: &str) -> (String, String) {
 #[test]
 fn every_clients_format_is_written_as_documented() {
     for client in Client::ALL {
-        let (before, _) = data(client, "before");
-        golden(&data(client, "configured").1, &configured(client, &before));
-        golden(&data(client, "fresh").1, &configured(client, ""));
+        let before = before(client);
+        golden(&named(client, "configured"), &configured(client, &before));
+        golden(&named(client, "fresh"), &configured(client, ""));
     }
 }
 
 #[test]
 fn every_clients_servers_are_taken_over() {
     for client in Client::ALL {
-        let (before, _) = data(client, "before");
+        let before = before(client);
         let (after, said) = imported(client, &before);
-        golden(&data(client, "imported").1, &after);
+        golden(&named(client, "imported"), &after);
+        assert!(!said.is_empty(), "{client} has no server to take over");
         golden(&format!("{client}.imported.txt"), &said);
     }
 }
@@ -150,7 +158,7 @@ fn going_back_takes_out_what_casemate_added_and_says_what_is_not_back() {
 #[test]
 fn line_ends_stay_what_they_are() {
     for client in Client::ALL {
-        let (before, _) = data(client, "before");
+        let before = before(client);
         let dos = |text: &str| text.replace('\n', "\r\n");
         assert_eq!(configured(client, &dos(&before)), dos(&configured(client, &before)), "{client}");
         assert_eq!(imported(client, &dos(&before)).0, dos(&imported(client, &before).0), "{client}");
@@ -162,7 +170,7 @@ fn line_ends_stay_what_they_are() {
 #[test]
 fn what_is_written_twice_changes_nothing() {
     for client in Client::ALL {
-        let once = configured(client, &data(client, "before").0);
+        let once = configured(client, &before(client));
         assert_eq!(configured(client, &once), once, "{client}");
     }
 }
@@ -170,7 +178,7 @@ fn what_is_written_twice_changes_nothing() {
 #[test]
 fn entries_that_were_put_are_taken_out_again() {
     for client in Client::ALL {
-        let before = Document::new(client.shape(), data(client, "before").0).unwrap();
+        let before = Document::new(client.shape(), before(client)).unwrap();
         let mut document = before.clone();
         for key in ["a", "b", "c"] {
             document.put(key, &launcher().entry(&name(key))).unwrap();

@@ -34,12 +34,12 @@ const TEMPLATES: usize = 4;
 
 #[tokio::test]
 async fn node() {
-    check(|_| Source::Dir(sources::fixture("node")), Reseed::Node, Kernel::Repeats).await;
+    check(|_| Source::Dir(sources::fixture("node")), Reseed::Node).await;
 }
 
 #[tokio::test]
 async fn python() {
-    check(|_| Source::Dir(sources::fixture("python")), Reseed::Python, Kernel::MayReseed).await;
+    check(|_| Source::Dir(sources::fixture("python")), Reseed::Python).await;
 }
 
 /// A template of last year, and one of a host whose clock was a year ahead.
@@ -67,21 +67,11 @@ async fn a_static_openssl_cannot_be_helped() {
     compare(&one, &other, |name| name.starts_with(KERNEL));
 }
 
-/// What the kernel of clones gives that nobody cared for.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kernel {
-    /// The same numbers, at least in some pairs of clones.
-    Repeats,
-    /// Perhaps others: it reseeds itself after half the time for which it has run, and when this server rests
-    /// that may just be due.
-    MayReseed,
-}
-
-async fn check(source: impl Fn(&Home) -> Source, kind: Reseed, kernel: Kernel) {
+async fn check(source: impl Fn(&Home) -> Source, kind: Reseed) {
     let mut bare = template(&source, None).await;
     let (mut one, mut other) = draws(&bare, Treatment::Nothing).await;
     for look in 1..LOOKS * TEMPLATES {
-        if one == other || kernel == Kernel::MayReseed {
+        if one == other {
             break;
         }
         compare(&runtimes(&one), &runtimes(&other), |_| false);
@@ -90,10 +80,7 @@ async fn check(source: impl Fn(&Home) -> Source, kind: Reseed, kernel: Kernel) {
         }
         (one, other) = draws(&bare, Treatment::Nothing).await;
     }
-    match kernel {
-        Kernel::Repeats => compare(&one, &other, |_| false),
-        Kernel::MayReseed => compare(&runtimes(&one), &runtimes(&other), |_| false),
-    }
+    compare(&one, &other, |_| false);
     let (one, other) = draws(&bare, Treatment::Adopted).await;
     compare(&one, &other, |name| name.starts_with(KERNEL));
 

@@ -3,11 +3,10 @@
 use crate::{
     home::{casemate, finish},
     live::{SMALL_PROBE, json_of, probe_home},
-    support::eventually,
+    support::{Lines, eventually},
 };
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-use std::io::{BufRead, BufReader};
 
 #[test]
 fn as_many_machines_start_as_there_is_memory_for_and_the_rest_is_one_refusal() {
@@ -71,10 +70,10 @@ fn an_interrupt_stops_what_was_starting_and_names_what_stays() {
     assert_eq!(casemate(&home, &["call", "probe", "echo", r#"{"message": "a"}"#]).code, 0);
     let mut command = home.command(&["launch-many", "200", "--server", "probe", "--batch", "2"]);
     let mut child = command.spawn().unwrap();
-    let mut stderr = BufReader::new(child.stderr.take().unwrap()).lines();
-    while !stderr.next().unwrap().unwrap().contains("is ready in") {}
+    let stderr = Lines::of(child.stderr.take().unwrap());
+    while !stderr.next().expect("no machine became ready").contains("is ready in") {}
     kill_process(Pid::from_raw(child.id() as i32).unwrap(), Signal::INT).unwrap();
-    let rest: Vec<String> = stderr.map(Result::unwrap).collect();
+    let rest: Vec<String> = std::iter::from_fn(|| stderr.next()).collect();
     assert_eq!(child.wait().unwrap().code(), Some(130), "{rest:?}");
     let live = json_of(&home, &["status", "--json"]);
     let live = live.as_array().unwrap();

@@ -36,12 +36,14 @@ fn markdown(folder: &Path, found: &mut Vec<PathBuf>) {
 fn document_examples(path: &Path) -> Vec<String> {
     let mut fenced = false;
     let mut found = Vec::new();
-    for line in fs::read_to_string(path).unwrap().lines() {
+    // A command may go on in the next line.
+    let text = fs::read_to_string(path).unwrap().replace("\\\n", " ");
+    for line in text.lines() {
         if line.trim_start().starts_with("```") {
             fenced = !fenced;
         }
         let line = line.trim().trim_start_matches("$ ").split(" #").next().unwrap_or_default().trim();
-        if fenced && line.starts_with("casemate ") && !line.ends_with('\\') {
+        if fenced && line.starts_with("casemate ") {
             found.extend(line.split(" && ").map(str::to_owned));
         }
     }
@@ -55,7 +57,11 @@ fn every_shown_command_line_parses() {
     assert!(examples.len() > 25, "the help shows {} examples", examples.len());
     let mut documents = Vec::new();
     markdown(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../.."), &mut documents);
-    examples.extend(documents.iter().flat_map(|path| document_examples(path)));
+    let shown: Vec<String> = documents.iter().flat_map(|path| document_examples(path)).collect();
+    assert!(shown.len() > 15, "the documents show {} examples", shown.len());
+    // One that goes on in a second line is among them.
+    assert!(shown.iter().any(|line| line.starts_with("casemate add memory ") && line.contains("--volume")));
+    examples.extend(shown);
     for example in examples.iter().filter(|line| !PATTERN.iter().any(|sign| line.contains(sign))) {
         let words = shlex::split(example).unwrap_or_else(|| panic!("{example}: quotes"));
         if let Err(error) = Cli::try_parse_from(words) {

@@ -11,7 +11,7 @@ pub(crate) use disk::in_own_mounts;
 
 use crate::{
     home::{Finished, Home, casemate},
-    support::{PROBE, eventually},
+    support::eventually,
 };
 use serde_json::Value;
 use std::path::PathBuf;
@@ -24,7 +24,7 @@ fn launch(home: &Home, name: &str) {
 
 /// Defines a server that is the probe server with options.
 fn add_probe(home: &Home, name: &str, options: &[&str]) {
-    let added = casemate(home, &[&["add", name, PROBE, "--"], options].concat());
+    let added = casemate(home, &[&["add", name, &home.probe(), "--"], options].concat());
     assert_eq!(added.code, 0, "{added:?}");
 }
 

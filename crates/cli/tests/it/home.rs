@@ -4,12 +4,14 @@
 //! program's own locks arbitrate. When a home is dropped its machines are stopped, and a test that left
 //! anything behind fails.
 
+use crate::support::PROBE;
 use std::{
     fs,
     io::{Read, Write},
     os::unix::fs::{FileTypeExt, symlink},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::OnceLock,
     thread,
     time::{Duration, Instant},
 };
@@ -26,9 +28,14 @@ const SHARED: [&str; 3] = ["kernels", "images", "cache"];
 /// What stays of a machine that ended.
 const KEPT: [&str; 2] = ["machine.json", "logs"];
 
+/// Folders of the host that machines hide with their own.
+const HIDDEN: [&str; 2] = ["/tmp", "/run"];
+
 /// A home folder of one test.
 pub struct Home {
     dir: tempfile::TempDir,
+    /// Where the probe server was copied to, if it had to be.
+    probe: OnceLock<tempfile::TempDir>,
 }
 
 /// How a run of the program ended.
@@ -65,7 +72,23 @@ impl Home {
 
     /// An empty home in a folder.
     pub fn below(folder: &Path) -> Self {
-        Self { dir: tempfile::Builder::new().prefix("casemate-test-").tempdir_in(folder).unwrap() }
+        Self { dir: temporary(folder), probe: OnceLock::new() }
+    }
+
+    /// The probe server as a program of the host, which casemate did not supply, and which a machine finds at the
+    /// same path wherever this checkout lies.
+    pub fn probe(&self) -> String {
+        let path = Path::new(PROBE);
+        let path = if HIDDEN.iter().any(|hidden| path.starts_with(hidden)) {
+            let own = std::env::var_os("HOME").expect("the user's folder, which is not hidden");
+            let folder = self.probe.get_or_init(|| temporary(Path::new(&own)));
+            let copy = folder.path().join("casemate-probe");
+            fs::copy(path, &copy).unwrap();
+            copy
+        } else {
+            path.to_owned()
+        };
+        path.into_os_string().into_string().unwrap()
     }
 
     /// The folder.
@@ -132,6 +155,10 @@ impl Home {
         }
         left
     }
+}
+
+fn temporary(folder: &Path) -> tempfile::TempDir {
+    tempfile::Builder::new().prefix("casemate-test-").tempdir_in(folder).unwrap()
 }
 
 impl Drop for Home {

@@ -2,7 +2,7 @@
 //! template is used that is not whole, and the next start and call work.
 //!
 //! The schedule (who is killed in which phase, after which delay) is drawn from a seed, which is printed and
-//! can be given as `CASEMATE_KILL_SEED`. The phase in which a kill really hit is what was seen just before
+//! can be given as `CASEMATE_KILL_SEED`: the kills are the same ones then, and what they meet is not. The phase in which a kill really hit is what was seen just before
 //! it; rounds are added until there were enough in each. `CASEMATE_KILL_POINTS` says how many kills there
 //! have to be in all; `make kill-test` asks for 300.
 
@@ -10,15 +10,14 @@ mod aftermath;
 mod scene;
 mod schedule;
 
-use crate::home::{Home, casemate};
+use crate::{
+    home::{Home, casemate},
+    support::{number, seed},
+};
 use aftermath::assert_works;
 use scene::Scene;
 use schedule::{PHASES, Schedule};
-use std::{
-    hash::{BuildHasher, Hasher, RandomState},
-    sync::Mutex,
-    thread,
-};
+use std::{sync::Mutex, thread};
 
 /// Kills in all, unless something else is said: as many as a run of all tests has time for.
 const POINTS: u64 = 3 * PHASES.len() as u64;
@@ -26,18 +25,10 @@ const POINTS: u64 = 3 * PHASES.len() as u64;
 /// Homes in which rounds run at once: a guest in emulation waits for little but its processor.
 const HOMES: usize = 3;
 
-fn from_environment(name: &str) -> Option<u64> {
-    std::env::var(name)
-        .ok()
-        .map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is no number: {text}")))
-}
-
 #[test]
 fn a_kill_of_anything_at_any_moment_leaves_nothing() {
-    let seed = from_environment("CASEMATE_KILL_SEED");
-    let seed = seed.unwrap_or_else(|| RandomState::new().build_hasher().finish());
-    let points = from_environment("CASEMATE_KILL_POINTS").unwrap_or(POINTS);
-    println!("CASEMATE_KILL_SEED={seed} CASEMATE_KILL_POINTS={points}");
+    let (seed, points) = (seed("CASEMATE_KILL_SEED"), number("CASEMATE_KILL_POINTS").unwrap_or(POINTS));
+    println!("CASEMATE_KILL_POINTS={points}");
     let homes: Vec<Home> = (0..HOMES).map(|_| Home::new()).collect();
     // Fetches and builds what all machines share, so that a phase is a phase of a machine.
     assert_works(&homes[0], "before the first kill");

@@ -131,7 +131,9 @@ fn a_machine_that_slept_has_its_folder_though_images_were_pruned() {
     });
     let store = casemate_image::store::Store::open(home.path()).unwrap();
     // Held by this test until the end of the line, then by the machine alone.
-    let image = casemate_image::folder::pack(&store, &folder, SERVER_ID).unwrap().image;
+    let image = casemate_image::folder::pack(&store, &folder, SERVER_ID, &casemate_image::progress::Silent)
+        .unwrap()
+        .image;
     casemate_image::folder::prune(&store).unwrap();
     assert!(image.exists(), "it was pruned, and would be missed by a machine that is started anew");
     assert_eq!(read(&home, "m", "/data/deep/file"), "content");

@@ -11,14 +11,14 @@ use crate::{
         NONE, answer, assert_answers, builders, call, late_ms, launch, manifest, partial_templates, process,
         stop, template, templates,
     },
-    support::{eventually, is_alive},
+    support::{PATIENCE, eventually, is_alive},
 };
 use casemate_machine::template::{Policy, Templates};
 use jiff::SignedDuration;
 use serde_json::Value;
 use std::{
     fs, thread,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 /// How wrong a clock may be that was set on a busy host.
@@ -135,7 +135,9 @@ fn a_template_that_is_pruned_while_a_machine_starts_from_it() {
         let mut command = home.command(&["mcp", "microvm", "launch", &name]);
         let starting = command.spawn().unwrap();
         // Its folder is made under the registry's lock, before its supervisor is started.
+        let until = Instant::now() + PATIENCE;
         while machines() == before {
+            assert!(Instant::now() < until, "no machine is begun");
             thread::sleep(Duration::from_micros(100));
         }
         fs::rename(&path, &aside).unwrap();

@@ -2,7 +2,7 @@
 
 use crate::{
     home::{Home, casemate, finish},
-    support::{eventually, signal},
+    support::{await_output, eventually, signal},
 };
 use casemate_testkit::{ClientError, LineClient, modern_meta};
 use rustix::process::Signal;
@@ -215,8 +215,10 @@ fn a_client_that_vanishes_takes_its_server_along() {
         let call = json!({"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": sleep});
         let mut stdin = child.stdin.as_ref().unwrap();
         write!(stdin, "{hello}\n{call}\n").unwrap();
+        let stdout = child.stdout.as_mut().unwrap();
+        await_output(stdout, PATIENCE);
         let mut answer = String::new();
-        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut answer).unwrap();
+        BufReader::new(stdout).read_line(&mut answer).unwrap();
         assert!(answer.contains("serverInfo"), "{answer}");
     });
     assert_eq!(asking, Some(0));

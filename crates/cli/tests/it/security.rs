@@ -15,7 +15,7 @@ const DEMANDED: [&str; 14] = [
     "load a module",
     "trace the agent",
     "read decoy credentials",
-    "links in a volume towards agent or host, also in a race",
+    "links in a volume towards agent or host",
     "control messages forged by the server process",
     "DNS rebinding",
     "SNI that differs from CONNECT",

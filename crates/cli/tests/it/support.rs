@@ -1,16 +1,57 @@
 //! Processes of machines from outside: found, watched, killed.
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    process::{Pid, Signal, kill_process},
+    time::Timespec,
+};
 use std::{
-    fs, thread,
+    fs,
+    hash::{BuildHasher, Hasher, RandomState},
+    io::{BufRead, BufReader, Read},
+    os::fd::AsFd,
+    sync::mpsc::{self, Receiver, RecvTimeoutError},
+    thread,
     time::{Duration, Instant},
 };
 
-/// The probe server, to be added as a command with arguments.
+/// The probe server as it was built.
 pub const PROBE: &str = env!("CASEMATE_EMBEDDED_PROBE");
 
 /// Far beyond what any step takes; a test that reaches it hangs.
 pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// What a test's random choices depend on: what the variable says, else something new. It is printed.
+pub fn seed(variable: &str) -> u64 {
+    let seed = number(variable).unwrap_or_else(|| RandomState::new().build_hasher().finish());
+    println!("{variable}={seed}");
+    seed
+}
+
+/// A number that a variable gives.
+pub fn number(variable: &str) -> Option<u64> {
+    let text = std::env::var(variable).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{variable} is no number: {text}")))
+}
+
+/// SplitMix64: small, and good enough to choose with.
+pub struct SplitMix(u64);
+
+impl SplitMix {
+    /// The numbers that a seed gives.
+    pub fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// The next one, below a limit.
+    pub fn below(&mut self, limit: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % limit
+    }
+}
 
 /// Waits for something to be seen.
 pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
@@ -22,6 +63,37 @@ pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
         assert!(Instant::now() < until, "{what}: not seen for {PATIENCE:?}");
         thread::sleep(Duration::from_millis(2));
     }
+}
+
+/// What a program says, line by line, for which nobody waits without end.
+pub struct Lines(Receiver<String>);
+
+impl Lines {
+    /// Begins to read.
+    pub fn of(from: impl Read + Send + 'static) -> Self {
+        let (sender, lines) = mpsc::channel();
+        // Ends with the program, or with the test.
+        thread::spawn(move || {
+            BufReader::new(from).lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
+        });
+        Self(lines)
+    }
+
+    /// The next line; nothing at the end.
+    pub fn next(&self) -> Option<String> {
+        match self.0.recv_timeout(PATIENCE) {
+            Ok(line) => Some(line),
+            Err(RecvTimeoutError::Disconnected) => None,
+            Err(RecvTimeoutError::Timeout) => panic!("nothing is said for {PATIENCE:?}"),
+        }
+    }
+}
+
+/// Waits until a program says something, or nothing more.
+pub fn await_output(from: &impl AsFd, patience: Duration) {
+    let mut fds = [PollFd::new(from, PollFlags::IN)];
+    let timeout = Timespec::try_from(patience).unwrap();
+    assert_eq!(poll(&mut fds, Some(&timeout)), Ok(1), "nothing is said for {patience:?}");
 }
 
 /// Sends a signal; a process that is gone already does not get it.

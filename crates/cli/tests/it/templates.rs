@@ -5,7 +5,7 @@ use crate::{
     live::{json_of, probe_home},
 };
 use serde_json::{Value, json};
-use std::{fs, os::unix::fs::FileExt, path::Path, process::Command};
+use std::{fs, os::unix::fs::FileExt, process::Command};
 
 fn templates(home: &Home) -> Vec<Value> {
     json_of(home, &["template", "list", "--json"]).as_array().unwrap().clone()
@@ -84,22 +84,15 @@ fn a_folder_that_is_no_template_is_shown_and_pruned() {
     assert!(!folder.exists());
 }
 
-/// A program that casemate did not supply: its templates are made before it starts.
-fn foreign_probe() -> String {
-    let embedded = "../../target/embedded/x86_64-unknown-linux-gnu/guest/casemate-probe";
-    let probe = Path::new(env!("CARGO_MANIFEST_DIR")).join(embedded).canonicalize().unwrap();
-    probe.into_os_string().into_string().unwrap()
-}
-
 #[test]
 fn a_server_that_fails_does_not_cost_the_template_without_a_server() {
     let home = Home::new();
-    let added = casemate(&home, &["add", "p", &foreign_probe()]);
+    let added = casemate(&home, &["add", "p", &home.probe()]);
     assert_eq!(added.code, 0, "{}", added.stderr);
     assert_eq!(casemate(&home, &["launch", "p"]).code, 0);
     assert_eq!(casemate(&home, &["stop", "p"]).code, 0);
     let before = templates(&home);
-    let fails = format!("{} --misbehave exit-at-once", foreign_probe());
+    let fails = format!("{} --misbehave exit-at-once", home.probe());
     let failed = casemate(&home, &["launch", "p", "--command", &fails]);
     assert_eq!(failed.code, 5, "{failed:?}");
     assert!(failed.stderr.contains("exiting at once, as asked"), "{}", failed.stderr);
@@ -117,7 +110,7 @@ fn a_template_without_a_server_holds_nothing_of_its_configuration() {
     const CANARY: &str = "canary-5f0e1d7c";
     let home = Home::new();
     let variable = format!("KEY={CANARY}");
-    let added = casemate(&home, &["add", "p", &foreign_probe(), "--env", &variable]);
+    let added = casemate(&home, &["add", "p", &home.probe(), "--env", &variable]);
     assert_eq!(added.code, 0, "{}", added.stderr);
     let launched = casemate(&home, &["launch", "p"]);
     assert_eq!(launched.code, 0, "{}", launched.stderr);

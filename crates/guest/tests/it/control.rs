@@ -232,10 +232,6 @@ async fn shutdown_is_answered_and_ends_server_and_agent() {
 
 #[tokio::test]
 async fn an_http_server_is_reached_by_ingress_alone() {
-    if std::process::Command::new("python3").arg("--version").output().is_err() {
-        eprintln!("skipped: no python3 to serve HTTP with");
-        return;
-    }
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let machine = Machine::start(Over::Multiplexer).await;
     let mut config =

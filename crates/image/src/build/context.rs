@@ -11,7 +11,7 @@ use crate::partial::PartialDir;
 use crate::progress::Progress;
 use crate::registry::address::Registries;
 use crate::registry::http::Http;
-use crate::store::{BuildLog, Store, StoreError};
+use crate::store::{BUILD_TIME, BuildLog, Store, StoreError};
 
 /// Where systems keep the certificates of authorities as one file.
 const BUNDLES: [&str; 3] =
@@ -80,15 +80,10 @@ impl<'a> Context<'a> {
         PartialDir::inside(&folder).map_err(crate::files::failed("write to", &folder)).map_err(Into::into)
     }
 
-    /// Takes a lock, saying so if it has to wait.
-    pub(crate) fn wait_for(&self, name: &str) -> Result<File, StoreError> {
-        match self.store.try_lock(name)? {
-            Some(lock) => Ok(lock),
-            None => {
-                self.progress.step("waiting for another build of the same image");
-                self.store.lock(name)
-            }
-        }
+    /// Takes a lock, saying what it waits for if it has to.
+    pub(crate) fn wait_for(&self, name: &str, what: &str) -> Result<File, StoreError> {
+        let say = || self.progress.step(&format!("waiting for another command that {what}"));
+        self.store.lock(name, BUILD_TIME, say)
     }
 
     /// The certificates of authorities that this host trusts, in PEM.

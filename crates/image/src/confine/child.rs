@@ -39,6 +39,22 @@ pub(super) fn confine(command: &mut Command, plan: Plan, report: OwnedFd) {
     unsafe { command.pre_exec(enter) };
 }
 
+/// Has the kernel kill what `command` starts when the thread that starts it ends.
+pub(crate) fn die_with_parent(command: &mut Command) {
+    let parent = rustix::process::getpid();
+    let ask = move || {
+        rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+        // It may have died before that was asked for.
+        if rustix::process::getppid() == Some(parent) {
+            Ok(())
+        } else {
+            Err(io::ErrorKind::BrokenPipe.into())
+        }
+    };
+    // SAFETY: `ask` makes two system calls on memory of its own; neither allocates, locks or unwinds.
+    unsafe { command.pre_exec(ask) };
+}
+
 fn enter(plan: &Plan, report: &OwnedFd, step: &mut &'static str) -> io::Result<()> {
     *step = "leave the session";
     rustix::process::setsid()?;

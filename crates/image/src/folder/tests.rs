@@ -1,4 +1,5 @@
 use super::*;
+use crate::progress::Silent;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
 use std::process::Command;
@@ -35,11 +36,11 @@ impl Scene {
     }
 
     fn pack(&self) -> Result<Packed, FolderError> {
-        pack(&self.store, &self.folder(), OWNER)
+        pack(&self.store, &self.folder(), OWNER, &Silent)
     }
 
     fn pack_while(&self, between: impl Fn()) -> Result<Packed, FolderError> {
-        pack_between(&self.store, &self.folder(), OWNER, &between)
+        pack_between(&self.store, &self.folder(), OWNER, &Silent, &between)
     }
 
     fn unpack(&self, packed: &Packed) -> PathBuf {
@@ -91,7 +92,7 @@ fn the_same_content_is_one_image_and_another_content_another() {
     assert_ne!(second.digest, first.digest);
     assert_eq!(scene.images(), 2);
     // For another owner it is another image, of the same state.
-    assert_ne!(pack(&scene.store, &scene.folder(), 7).unwrap().digest, second.digest);
+    assert_ne!(pack(&scene.store, &scene.folder(), 7, &Silent).unwrap().digest, second.digest);
 }
 
 #[test]
@@ -112,7 +113,7 @@ fn what_is_no_folder_is_refused() {
     let scene = Scene::new();
     scene.write("a", "1");
     for name in ["none", "a"] {
-        let packed = pack(&scene.store, &scene.folder().join(name), OWNER);
+        let packed = pack(&scene.store, &scene.folder().join(name), OWNER, &Silent);
         assert!(matches!(packed, Err(FolderError::NoFolder { .. })), "{name}");
     }
 }

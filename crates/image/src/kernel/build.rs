@@ -20,12 +20,14 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use super::store::{self, Store};
 use super::{ImageError, Kernel, KernelError, Record, Source, bzimage, modules::Selection, obtain};
 use crate::archive::UnpackError;
 use crate::confine::ConfineError;
 use crate::files::FilesError;
+use crate::lock;
 use crate::partial::PartialDir;
 use crate::progress::Progress;
 use crate::registry::address::Registries;
@@ -219,12 +221,14 @@ fn wait_for_others(
     request: &BuildRequest<'_>,
     progress: &dyn Progress,
 ) -> Result<File, KernelBuildError> {
-    const LOOK_AGAIN: std::time::Duration = std::time::Duration::from_millis(200);
+    const LOOK_AGAIN: Duration = Duration::from_millis(200);
+    // Longer than a compiler may take.
+    const PATIENCE: Duration = Duration::from_secs(5 * 3600);
     let folder = home.join("cache/locks");
     fs::create_dir_all(&folder).map_err(failed(&folder))?;
     let path = folder.join("kernel-build.lock");
     let lock = File::options().create(true).append(true).open(&path).map_err(failed(&path))?;
-    let mut has_said = false;
+    let (mut has_said, until) = (false, Instant::now() + PATIENCE);
     loop {
         match lock.try_lock() {
             Ok(()) => return Ok(lock),
@@ -236,6 +240,9 @@ fn wait_for_others(
             has_said = true;
         }
         request.check()?;
+        if Instant::now() >= until {
+            return Err(failed(&path)(lock::held(&lock, PATIENCE)));
+        }
         std::thread::sleep(LOOK_AGAIN);
     }
 }

@@ -1,17 +1,19 @@
 //! The folder `kernels/`: one folder for each kernel, which appears complete and never changes.
 
-use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::modules::{Module, Selection};
 use super::strip::without_tables;
 use super::{Kernel, KernelError, ModuleError, Record, Source, initramfs};
+use crate::lock;
 use crate::partial::{self, Partial, PartialDir};
 use crate::progress::Progress;
 use crate::registry::digest::Hasher;
+use crate::store::BUILD_TIME;
 
 /// The form of `kernel.json` that this version writes and reads.
 const FORMAT: u32 = 1;
@@ -62,20 +64,18 @@ pub(super) struct Store {
 impl Store {
     /// Waits for the lock, and removes what killed processes left.
     pub fn lock(home: &Path, progress: &dyn Progress) -> Result<Store, KernelError> {
+        Self::lock_within(home, progress, BUILD_TIME)
+    }
+
+    fn lock_within(home: &Path, progress: &dyn Progress, patience: Duration) -> Result<Store, KernelError> {
         let kernels = kernels(home);
         let error = |source| KernelError::Store { path: kernels.clone(), source };
         fs::create_dir_all(&kernels).map_err(error)?;
         let path = kernels.join(".lock");
         let mut options = OpenOptions::new();
-        let lock = options.create(true).truncate(false).write(true).open(path).map_err(error)?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                progress.note("waiting for another casemate that is preparing a kernel");
-                lock.lock().map_err(error)?;
-            }
-            Err(TryLockError::Error(source)) => return Err(error(source)),
-        }
+        let lock = options.create(true).truncate(false).write(true).open(&path).map_err(error)?;
+        let say = || progress.note("waiting for another casemate that is preparing a kernel");
+        lock::within(&lock, patience, say).map_err(|source| KernelError::Store { path, source })?;
         partial::sweep(&kernels);
         Ok(Store { kernels, _lock: lock })
     }

@@ -64,7 +64,7 @@ struct Machine {
     guest: Connector,
     logs: tempfile::TempDir,
     notes: mpsc::Receiver<String>,
-    _host: MuxHandle,
+    host: MuxHandle,
 }
 
 impl Machine {
@@ -79,7 +79,7 @@ impl Machine {
         let (gate, notes) = Gate::with(egress, None, logs.path(), Arc::default(), bounds, resolver).unwrap();
         let (guest, host) = link();
         tokio::spawn(WayOut::Open(Arc::new(gate)).serve(Listener::mux(host.clone())));
-        Self { guest: Connector::Mux(guest), logs, notes, _host: host }
+        Self { guest: Connector::Mux(guest), logs, notes, host }
     }
 
     async fn ask(&self, line: &str) -> (BufReader<Stream>, String) {
@@ -249,6 +249,15 @@ async fn connections_are_bounded_in_number_and_the_host_still_reaches_the_guest(
     let refused = machine.guest.connect(port::EGRESS).await.unwrap_err();
     assert!(refused.to_string().contains("2 connections at once are too many"), "{refused}");
     assert!(machine.notes.recv().await.unwrap().contains("too many"));
+    // What the guest has taken is not the host's: it opens a stream, and is understood.
+    let Connector::Mux(guest) = machine.guest.clone() else { panic!("another link") };
+    let taking = tokio::spawn(async move { guest.accept().await.unwrap().accept() });
+    let mut control = timeout(PATIENCE, machine.host.open(port::CONTROL)).await.unwrap().unwrap();
+    control.write_all(b"hello").await.unwrap();
+    let mut heard = [0; 5];
+    let mut taken = taking.await.unwrap();
+    timeout(PATIENCE, taken.read_exact(&mut heard)).await.unwrap().unwrap();
+    assert_eq!(&heard, b"hello");
     drop(one);
     timeout(PATIENCE, async {
         while machine.guest.connect(port::EGRESS).await.is_err() {

@@ -24,6 +24,7 @@ use crate::{
     backend::qemu::tsc,
     home::{Home, HomeError, boot_id, create_private_dir, open_lock, write_atomically},
 };
+use casemate_image::lock;
 use jiff::{SignedDuration, Timestamp};
 pub use key::{Ingredients, KeyError};
 pub use obtain::{Step, obtain};
@@ -35,7 +36,7 @@ use std::{
     io::{self, Read},
     os::unix::fs::{MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 const MANIFEST: &str = "template.json";
@@ -351,12 +352,17 @@ impl Templates {
         }
     }
 
-    /// Waits until this process is the one who builds a template. Dropping the file ends that. May be
-    /// cancelled.
-    pub(crate) async fn lock(&self, key: &str) -> Result<File, HomeError> {
+    /// Waits until this process is the one who builds a template, at most for `patience`. Dropping the file ends
+    /// that. May be cancelled.
+    pub(crate) async fn lock(&self, key: &str, patience: Duration) -> Result<File, HomeError> {
+        let until = Instant::now() + patience;
         loop {
             if let Some(lock) = self.try_lock(key)? {
                 return Ok(lock);
+            }
+            if Instant::now() >= until {
+                let path = self.lock_path(key);
+                return Err(HomeError::io("lock", &path)(lock::held(&open_lock(&path)?, patience)));
             }
             tokio::time::sleep(LOCK_POLL).await;
         }
@@ -502,4 +508,26 @@ fn disk_bytes(path: &Path) -> u64 {
 
 fn failed(action: &'static str, key: &str) -> impl FnOnce(io::Error) -> TemplateError {
     move |source| TemplateError::Io { action, key: key.to_owned(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn one_who_builds_without_end_is_not_waited_for_without_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let templates = Templates::open(&Home::open(&dir.path().join("home")).unwrap()).unwrap();
+        let key = "0".repeat(32);
+        let soon = Duration::from_millis(50);
+        let held = templates.lock(&key, soon).await.unwrap();
+        let HomeError::Io { source, .. } = templates.lock(&key, soon).await.unwrap_err() else { panic!() };
+        assert_eq!(source.kind(), io::ErrorKind::TimedOut);
+        assert!(
+            source.to_string().contains(&format!("process {} has held it", std::process::id())),
+            "{source}"
+        );
+        drop(held);
+        templates.lock(&key, soon).await.unwrap();
+    }
 }

@@ -9,7 +9,10 @@ use crate::{
     spec::{Lifetime, Origin, Restart, Spec},
 };
 use casemate_proto::control::Transport;
-use std::fs::File;
+use std::{fs::File, time::Duration};
+
+/// How often a builder starts its server, at most.
+const SERVER_STARTS: u64 = 3;
 
 /// What is being done for a machine that starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,7 +97,9 @@ async fn ensure(
         Some(lock) => lock,
         None => {
             progress(Step::AwaitingTemplate);
-            templates.lock(&key).await?
+            // What a builder is given, and once more for what comes before and after it.
+            let patience = Duration::from_millis(spec.deadline_ms.saturating_mul(SERVER_STARTS + 1));
+            templates.lock(&key, patience).await?
         }
     };
     if let Some(found) = find(&templates, &key) {
@@ -132,8 +137,7 @@ async fn build(
         origin: Origin::Builder { folder: folder.clone(), level },
         lifetime: Lifetime::Leased,
         idle_ms: None,
-        // Its server is started up to three times.
-        deadline_ms: spec.deadline_ms.saturating_mul(3),
+        deadline_ms: spec.deadline_ms.saturating_mul(SERVER_STARTS),
         restart: Restart::Never,
         ..spec.clone()
     };

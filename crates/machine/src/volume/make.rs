@@ -1,17 +1,16 @@
 //! Makes an empty file system without mounting it.
 
 use super::{VolumeError, failed};
+use casemate_image::helper::{self, Bounds};
 use casemate_proto::{ids::Name, mount::SERVER_ID};
-use std::{
-    fs::File,
-    os::unix::fs::OpenOptionsExt,
-    path::Path,
-    process::{Command, Stdio},
-};
+use std::{fs::File, os::unix::fs::OpenOptionsExt, path::Path, process::Command, time::Duration};
 
 /// With a journal, so that a machine that was killed loses nothing that it was told is written; with checksums,
 /// which the reader of an export wants; without what older guest kernels do not know.
 const FEATURES: &str = "has_journal,extent,64bit,metadata_csum,^orphan_file,^metadata_csum_seed";
+
+/// What making a file system may take: with nothing written ahead it is done at once, whatever its size.
+pub(crate) const MAKER_BOUNDS: Bounds = Bounds { time: Duration::from_secs(120), output: 1 << 20 };
 
 /// How much of what the program says goes into an error.
 const SAID_BYTES: usize = 500;
@@ -23,15 +22,14 @@ pub(super) fn file_system(name: &Name, path: &Path, bytes: u64) -> Result<(), Vo
     let program = program.ok_or(VolumeError::NoMaker)?;
     let file = File::options().write(true).create(true).truncate(true).mode(0o600).open(path);
     let file = file.and_then(|file| file.set_len(bytes).map(|()| file)).map_err(failed("make", name))?;
-    let output = Command::new(program)
+    let mut command = Command::new(program);
+    command
         .args(["-q", "-F", "-t", "ext4", "-b", "4096", "-m", "0", "-O", FEATURES])
         // A file of holes is zero already.
         .args(["-E", &format!("root_owner={SERVER_ID}:{SERVER_ID},lazy_itable_init=1,lazy_journal_init=1")])
         .arg(path)
-        .env_clear()
-        .stdin(Stdio::null())
-        .output()
-        .map_err(failed("make", name))?;
+        .env_clear();
+    let output = helper::run(&mut command, MAKER_BOUNDS).map_err(failed("make", name))?;
     if output.status.success() {
         return file.sync_all().map_err(failed("make", name));
     }

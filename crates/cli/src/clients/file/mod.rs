@@ -25,15 +25,16 @@ pub use backup::{Backup, Since};
 
 use super::ClientError;
 use crate::files::rename_new;
+use casemate_image::lock;
 use content::Content;
 use rustix::fs::{Gid, Mode, OFlags, Uid, fchown};
 use std::{
     ffi::OsStr,
-    fs::{self, DirBuilder, File, TryLockError},
+    fs::{self, DirBuilder, File},
     io::{self, ErrorKind},
     os::unix::fs::{DirBuilderExt, MetadataExt},
     path::{Path, PathBuf},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 /// Larger files are no configuration; Claude Code keeps a history in its own.
@@ -42,9 +43,8 @@ pub const LIMIT: u64 = 32 << 20;
 /// How many names of backups may be those of something else.
 const PLANTED: u64 = 16;
 
-/// How long another command may keep a file, and how often its lock is tried meanwhile.
+/// How long another command may keep a file.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
-const LOCK_POLL: Duration = Duration::from_millis(5);
 
 /// A client's file as it was read.
 #[derive(Debug)]
@@ -207,18 +207,13 @@ fn resolve(path: &Path) -> Result<PathBuf, ClientError> {
 fn lock(folder: &Path) -> Result<Option<File>, ClientError> {
     let failed = |source| ClientError::Write { path: folder.to_owned(), source };
     let file = File::open(folder).map_err(failed)?;
-    let until = Instant::now() + LOCK_TIMEOUT;
-    loop {
-        match file.try_lock() {
-            Ok(()) => return Ok(Some(file)),
-            // The file is still compared with what was read before it is replaced.
-            Err(TryLockError::Error(_)) => return Ok(None),
-            Err(TryLockError::WouldBlock) if Instant::now() < until => std::thread::sleep(LOCK_POLL),
-            Err(TryLockError::WouldBlock) => {
-                let held = "another casemate command holds its folder's lock, and may be stopped";
-                return Err(failed(io::Error::new(ErrorKind::TimedOut, held)));
-            }
+    match lock::within(&file, LOCK_TIMEOUT, || {}) {
+        Ok(()) => Ok(Some(file)),
+        Err(error) if error.kind() == ErrorKind::TimedOut => {
+            Err(failed(io::Error::new(ErrorKind::TimedOut, format!("its folder is locked: {error}"))))
         }
+        // The file is still compared with what was read before it is replaced.
+        Err(_) => Ok(None),
     }
 }
 

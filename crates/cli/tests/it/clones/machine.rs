@@ -63,15 +63,18 @@ impl Template {
         let mut control = guest.attach("template").await;
         let _: Value = control.done(Request::Configure(Box::new(template.configuration(reseed)))).await;
         let _: Started = control.done(Request::Start).await;
-        let mut used = 0;
-        loop {
-            tokio::time::sleep(QUIET).await;
-            let stats: Stats = control.done(Request::Stats).await;
-            if used > 0 && stats.cpu_ms - used < QUIET_CPU_MS {
-                break;
+        let rests = async {
+            let mut used = 0;
+            loop {
+                tokio::time::sleep(QUIET).await;
+                let stats: Stats = control.done(Request::Stats).await;
+                if used > 0 && stats.cpu_ms - used < QUIET_CPU_MS {
+                    break;
+                }
+                used = stats.cpu_ms;
             }
-            used = stats.cpu_ms;
-        }
+        };
+        soon("a server that rests", rests).await;
         if matches!(reseed, Some(Reseed::Node | Reseed::Python)) {
             // It has seen that the server drew, and so that the hooks are in effect.
             let settled: Settled = control.done(Request::Settle).await;
@@ -118,9 +121,12 @@ impl Clone {
         let mut guest = Guest::start(template, "share=off,readonly=on,rom=off", &options).await;
         let mut monitor = guest.monitor().await;
         monitor.execute("migrate-incoming", json!({ "uri": "file:state" })).await;
-        while monitor.execute("query-migrate", json!({})).await["status"] != "completed" {
-            tokio::time::sleep(PAUSE).await;
-        }
+        let restored = async {
+            while monitor.execute("query-migrate", json!({})).await["status"] != "completed" {
+                tokio::time::sleep(PAUSE).await;
+            }
+        };
+        soon("a restored machine", restored).await;
         monitor.execute("cont", json!({})).await;
         let mut control = guest.attach("clone").await;
         let days = match treatment {
@@ -220,14 +226,17 @@ impl Guest {
         self.driver = Some(tokio::spawn(async move { drop(driver.await) }));
         soon("the synchronisation", handle.synced()).await.unwrap();
         self.connector = Some(Connector::Mux(handle));
-        loop {
-            if let Ok(stream) = self.connector().connect(port::CONTROL).await
-                && let Some(control) = Control::greet(stream, epoch).await
-            {
-                return control;
+        let greeted = async {
+            loop {
+                if let Ok(stream) = self.connector().connect(port::CONTROL).await
+                    && let Some(control) = Control::greet(stream, epoch).await
+                {
+                    return control;
+                }
+                tokio::time::sleep(PAUSE).await;
             }
-            tokio::time::sleep(PAUSE).await;
-        }
+        };
+        soon("the agent's answer", greeted).await
     }
 
     fn connector(&self) -> &Connector {

@@ -2,6 +2,7 @@
 
 use super::{assert_echoes, assert_nothing_left, echo, launch};
 use crate::home::{Finished, Home, casemate, finish};
+use casemate_testkit::may_mount;
 use std::{
     fs,
     os::unix::fs::{MetadataExt, PermissionsExt},
@@ -39,15 +40,6 @@ fn assert_says(output: &str, name: &str, says: &[&str]) {
     for said in says {
         assert!(step(output, name).contains(said), "no {said:?} in step {name}:\n{output}");
     }
-}
-
-/// Mounting is for root, and for nobody else to be tested with.
-fn may_mount() -> bool {
-    let is_root = rustix::process::geteuid().is_root();
-    if !is_root {
-        println!("skipped: only root can mount a file system");
-    }
-    is_root
 }
 
 #[test]

@@ -3,11 +3,10 @@
 use super::{add_probe, assert_nothing_left};
 use crate::{
     home::Home,
-    support::{eventually, signal},
+    support::{SplitMix, eventually, seed, signal},
 };
 use rustix::process::Signal;
 use std::{
-    hash::{BuildHasher, RandomState},
     io::Read,
     process::{Child, Stdio},
     thread,
@@ -35,8 +34,9 @@ fn the_first_interrupt_of_a_run_cancels_it_and_cleans_up() {
 fn at_random_moments(args: &[&str]) {
     let home = Home::new();
     add_probe(&home, "probe", &[]);
-    for round in 0..4 {
-        let delay = Duration::from_millis(RandomState::new().hash_one(round) % LATEST_MS);
+    let mut random = SplitMix::new(seed("CASEMATE_SIGNAL_SEED"));
+    for _ in 0..4 {
+        let delay = Duration::from_millis(random.below(LATEST_MS));
         let mut command = start(&home, args);
         thread::sleep(delay);
         signal(command.id(), Signal::INT);

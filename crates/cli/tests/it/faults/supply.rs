@@ -1,6 +1,6 @@
 //! Programs, kernels, images and packages that are not there.
 
-use super::{PROBE, add_probe, assert_fails, assert_nothing_left, echo};
+use super::{add_probe, assert_fails, assert_nothing_left, echo};
 use crate::home::{Finished, Home, casemate, finish};
 use std::{fs, net::TcpListener};
 
@@ -80,5 +80,5 @@ fn an_image_that_is_gone() {
     let why = ["no image ", "hint: ", "casemate add --replace p builds the server anew"];
     assert_fails(&echo(&home, "p"), 3, &why);
     assert_nothing_left(&home);
-    assert_eq!(casemate(&home, &["add", "--replace", "p", PROBE]).code, 0);
+    assert_eq!(casemate(&home, &["add", "--replace", "p", &home.probe()]).code, 0);
 }

@@ -1,5 +1,7 @@
-//! Who is killed when: drawn from a seed.
+//! Who is killed when: drawn from a seed, the phase, and how often it had its turn, so that a seed gives the same
+//! kills whatever else happens. How often a phase has a turn depends on what was hit.
 
+use crate::support::SplitMix;
 use std::{collections::BTreeMap, fmt, time::Duration};
 
 /// How many rounds there may be for each kill that is asked for: some phases are short, and missed.
@@ -116,7 +118,7 @@ impl Phase {
 }
 
 /// One planned kill.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Plan {
     /// In which phase.
     pub phase: Phase,
@@ -128,8 +130,8 @@ pub struct Plan {
 
 /// What is still to do, and what was done.
 pub struct Schedule {
-    random: SplitMix,
-    /// Whose turn it is.
+    seed: u64,
+    /// How often each phase had its turn.
     turns: BTreeMap<Phase, u64>,
     each: u64,
     most_rounds: u64,
@@ -137,19 +139,16 @@ pub struct Schedule {
     /// Kills by the phase that they hit, and those that are on their way.
     hits: BTreeMap<Phase, u64>,
     under_way: BTreeMap<Phase, u64>,
-    killed: BTreeMap<Victim, u64>,
+    killed: BTreeMap<(Phase, Victim), u64>,
     missed: BTreeMap<Phase, u64>,
 }
 
 impl Schedule {
     /// As many kills in each phase as are needed for so many in all.
     pub fn new(seed: u64, points: u64) -> Self {
-        let mut random = SplitMix(seed);
-        // Few kills are to be of everybody, too.
-        let turns = PHASES.into_iter().map(|phase| (phase, random.below(60))).collect();
         Self {
-            random,
-            turns,
+            seed,
+            turns: PHASES.map(|phase| (phase, 0)).into(),
             each: points.div_ceil(PHASES.len() as u64),
             most_rounds: points * ROUNDS_A_POINT,
             rounds: 0,
@@ -160,29 +159,47 @@ impl Schedule {
         }
     }
 
-    /// The next kill, in a phase that was not hit often enough.
+    /// The next kill: in the phase that had the fewest turns of those that were not hit often enough.
     pub fn next(&mut self) -> Option<Plan> {
-        let count = |of: &BTreeMap<Phase, u64>, phase| of.get(&phase).copied().unwrap_or(0);
-        let lacking: Vec<Phase> = PHASES
-            .into_iter()
-            .filter(|&phase| count(&self.hits, phase) + count(&self.under_way, phase) < self.each)
-            .collect();
-        if lacking.is_empty() || self.rounds == self.most_rounds {
+        let lacking = PHASES.into_iter().filter(|&phase| self.lacks(phase));
+        let phase = lacking.min_by_key(|phase| self.turns[phase])?;
+        if self.rounds == self.most_rounds {
             return None;
         }
         self.rounds += 1;
-        let phase = lacking[self.random.below(lacking.len() as u64) as usize];
         *self.under_way.entry(phase).or_default() += 1;
-        // In turn, so that each is killed often.
-        let (victims, turn) = (phase.victims(), self.turns.entry(phase).or_default());
-        let victim = victims[*turn as usize % victims.len()];
+        let turn = self.turns.entry(phase).or_default();
+        let plan = Self::plan(self.seed, phase, *turn);
         *turn += 1;
+        Some(plan)
+    }
+
+    fn lacks(&self, phase: Phase) -> bool {
+        let count = |of: &BTreeMap<Phase, u64>| of.get(&phase).copied().unwrap_or(0);
+        let under_way = count(&self.under_way);
+        count(&self.hits) + under_way < self.each || (under_way == 0 && !self.spared(phase).is_empty())
+    }
+
+    /// Who was to be killed in a phase, and was not.
+    fn spared(&self, phase: Phase) -> Vec<Victim> {
+        let all = phase.victims().iter().filter(|_| self.each >= ENOUGH_FOR_ALL);
+        all.copied().filter(|&victim| !self.killed.contains_key(&(phase, victim))).collect()
+    }
+
+    fn plan(seed: u64, phase: Phase, turn: u64) -> Plan {
+        let of_phase = SplitMix::new(seed).below(u64::MAX) ^ phase as u64;
+        // With few kills everybody is to have a chance.
+        let first = SplitMix::new(of_phase).below(60);
+        // In turn, so that each is killed often.
+        let victims = phase.victims();
+        let victim = victims[(first + turn) as usize % victims.len()];
         let most = match (phase, victim) {
             // It comes late in this phase, and is waited for.
             (Phase::Planning, Victim::Supervisor) => 3,
             _ => phase.delay_ms(),
         };
-        Some(Plan { phase, victim, delay: Duration::from_millis(self.random.below(most)) })
+        let mut random = SplitMix::new(SplitMix::new(of_phase).below(u64::MAX) ^ turn);
+        Plan { phase, victim, delay: Duration::from_millis(random.below(most)) }
     }
 
     /// Notes what a plan came to.
@@ -191,20 +208,20 @@ impl Schedule {
         match hit {
             Some(phase) => {
                 *self.hits.entry(phase).or_default() += 1;
-                *self.killed.entry(plan.victim).or_default() += 1;
+                *self.killed.entry((phase, plan.victim)).or_default() += 1;
             }
             None => *self.missed.entry(plan.phase).or_default() += 1,
         }
     }
 
-    /// There were as many kills as were asked for, in every phase.
+    /// There were as many kills as were asked for in every phase, and if they are many, of everybody in it.
     pub fn assert_enough(&self) {
         for phase in PHASES {
             let hits = self.hits.get(&phase).copied().unwrap_or(0);
             assert!(hits >= self.each, "{phase:?} was hit {hits} times, not {}", self.each);
-            for victim in phase.victims().iter().filter(|_| self.each >= ENOUGH_FOR_ALL) {
-                assert!(self.killed.contains_key(victim), "{victim:?} was never killed");
-            }
+            let spared = self.spared(phase);
+            let spared: Vec<String> = spared.iter().map(|victim| format!("{victim:?}")).collect();
+            assert!(spared.is_empty(), "{} was never killed in {phase:?}", spared.join(", "));
         }
     }
 }
@@ -217,15 +234,42 @@ impl fmt::Display for Schedule {
     }
 }
 
-/// SplitMix64: small, and good enough to choose with.
-struct SplitMix(u64);
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl SplitMix {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % limit
+    /// Goes through a schedule of which each kill hits what it was meant for, or something else.
+    fn played(seed: u64, points: u64, hit: impl Fn(u64, Plan) -> Option<Phase>) -> (Schedule, Vec<Plan>) {
+        let (mut schedule, mut plans) = (Schedule::new(seed, points), Vec::new());
+        while let Some(plan) = schedule.next() {
+            schedule.note(plan, hit(plans.len() as u64, plan));
+            plans.push(plan);
+        }
+        (schedule, plans)
+    }
+
+    #[test]
+    fn a_seed_gives_the_same_kills_of_each_phase_whatever_was_hit() {
+        let of = |phase: Phase, plans: &[Plan]| -> Vec<Plan> {
+            plans.iter().filter(|plan| plan.phase == phase).copied().collect()
+        };
+        let (all, straight) = played(7, 300, |_, plan| Some(plan.phase));
+        all.assert_enough();
+        let (_, crooked) = played(7, 300, |round, plan| (round % 7 > 0).then_some(plan.phase));
+        let (_, other) = played(8, 300, |_, plan| Some(plan.phase));
+        for phase in PHASES {
+            let (one, two) = (of(phase, &straight), of(phase, &crooked));
+            assert!(one.len() >= 20 && two.len() > one.len(), "{phase:?}");
+            assert_eq!(two[..one.len()], one, "{phase:?}");
+            assert_ne!(of(phase, &other), one, "{phase:?}");
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "Server was never killed in Settling")]
+    fn a_victim_that_is_missed_in_one_phase_is_not_made_up_for_in_another() {
+        let is_missed = |plan: Plan| (plan.phase, plan.victim) == (Phase::Settling, Victim::Server);
+        let (schedule, _) = played(7, 300, |_, plan| (!is_missed(plan)).then_some(plan.phase));
+        schedule.assert_enough();
     }
 }

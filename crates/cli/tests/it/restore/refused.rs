@@ -43,7 +43,7 @@ fn a_server_that_never_rests_is_started_in_each_clone_and_the_reason_is_told() {
 #[test]
 fn a_program_of_the_host_is_started_in_each_clone() {
     let home = Home::new();
-    let added = casemate(&home, &["add", "probe", crate::support::PROBE]);
+    let added = casemate(&home, &["add", "probe", &home.probe()]);
     assert_eq!(added.code, 0, "{added:?}");
     for _ in 0..2 {
         let launched = casemate(&home, &["launch", "probe"]);

@@ -7,6 +7,7 @@ use crate::{
     live::{answer, assert_answers, call, folder, launch, process, server_log, stop},
     support::{eventually, is_alive, signal},
 };
+use casemate_testkit::may_mount;
 use rustix::process::Signal;
 use std::{
     fs::{self, File},
@@ -134,8 +135,7 @@ fn a_machine_that_stayed_awake_is_suspended_later_as_it_is_then() {
 
 #[test]
 fn a_machine_stays_awake_where_the_disk_has_no_room_for_it() {
-    if !rustix::process::geteuid().is_root() {
-        println!("skipped: only root can mount a file system");
+    if !may_mount() {
         return;
     }
     let home = Home::new();

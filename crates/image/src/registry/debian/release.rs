@@ -1,16 +1,21 @@
 //! Release files: `InRelease` is a signed list of digests of all indices of one suite.
 
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
+use std::time::Duration;
 
 use jiff::Timestamp;
 
 use super::super::digest::Digest;
 use super::DebianError;
 use super::index::first_stanza;
+use crate::helper::{self, Bounds};
 
 /// Where Debian's package `debian-archive-keyring` puts the keys of the archive.
 pub(super) const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+
+/// What checking a signature may take; it prints the text that was signed.
+const BOUNDS: Bounds = Bounds { time: Duration::from_secs(60), output: 64 << 20 };
 
 /// Lines of OpenPGP cleartext signatures (RFC 9580, 7).
 const BEGIN_MESSAGE: &str = "-----BEGIN PGP SIGNED MESSAGE-----";
@@ -59,7 +64,7 @@ pub(super) fn trusted_text(
 enum Signature {
     /// Signed by a known key; the text is what was signed.
     Good(String),
-    /// Signed, but not by a key of the keyring; or there is no keyring or no `gpgv`.
+    /// Signed, but not by a key of the keyring; or there is no keyring, or no `gpgv` that answers.
     Unknown,
     /// Not what was signed.
     Bad,
@@ -69,14 +74,9 @@ fn check_signature(inrelease: &Path, keyring: &Path) -> Signature {
     if !keyring.exists() {
         return Signature::Unknown;
     }
-    let gpgv = Command::new("gpgv")
-        .args(["--status-fd", "2", "--output", "-", "--keyring"])
-        .arg(keyring)
-        .arg("--")
-        .arg(inrelease)
-        .stdin(Stdio::null())
-        .output();
-    let Ok(output) = gpgv else { return Signature::Unknown };
+    let mut gpgv = Command::new("gpgv");
+    gpgv.args(["--status-fd", "2", "--output", "-", "--keyring"]).arg(keyring).arg("--").arg(inrelease);
+    let Ok(output) = helper::run(&mut gpgv, BOUNDS) else { return Signature::Unknown };
     let status = String::from_utf8_lossy(&output.stderr);
     let says = |word: &str| {
         let mut lines = status.lines().filter_map(|line| line.strip_prefix("[GNUPG:] "));

@@ -4,13 +4,17 @@
 //! it stays.
 
 use super::{BackendError, memfd};
-use crate::home::{Home, HomeError};
+use crate::{
+    home::{Home, HomeError},
+    volume,
+};
+use casemate_image::helper;
 use std::{
     fs::{self, File},
     io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::Command,
 };
 
 /// How much a machine can write, in MiB.
@@ -71,21 +75,20 @@ fn make(path: &Path) -> Result<(), BackendError> {
         ["/usr/sbin/mke2fs", "/sbin/mke2fs"].into_iter().find(|program| Path::new(program).exists());
     let program = program.ok_or(BackendError::Missing { program: "mke2fs", remedy: REMEDY })?;
     // Without a journal and without times of its own: two machines that write the same have the same bytes.
-    let status = Command::new(program)
+    let mut command = Command::new(program);
+    command
         .args(["-q", "-t", "ext4", "-O", "^has_journal,^metadata_csum", "-E", "lazy_itable_init=0,nodiscard"])
         .args(["-U", "00000000-0000-4000-8000-000000000001", "-m", "0"])
         .arg(path)
         .arg(format!("{SIZE_MB}M"))
-        .env("E2FSPROGS_FAKE_TIME", "1")
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .status()
-        .map_err(BackendError::system("run mke2fs"))?;
-    if status.success() {
+        .env("E2FSPROGS_FAKE_TIME", "1");
+    let output =
+        helper::run(&mut command, volume::MAKER_BOUNDS).map_err(BackendError::system("run mke2fs"))?;
+    if output.status.success() {
         return Ok(());
     }
     Err(BackendError::System {
         action: "make an empty file system",
-        source: io::Error::other(status.to_string()),
+        source: io::Error::other(output.status.to_string()),
     })
 }

@@ -1,11 +1,12 @@
 //! Which QEMU is installed, and whether it is new enough.
 
 use super::super::BackendError;
+use casemate_image::helper::{self, Bounds};
 use std::{
-    io::Read,
     os::unix::fs::{MetadataExt, PermissionsExt},
     path::PathBuf,
-    process::{Command, Stdio},
+    process::Command,
+    time::Duration,
 };
 
 const PROGRAM: &str = "qemu-system-x86_64";
@@ -14,6 +15,9 @@ const REMEDY: &str =
 
 /// The first version whose memory files can be kept unwritable for the VMM.
 pub const OLDEST: Version = Version { major: 8, minor: 2 };
+
+/// What asking QEMU for its version may take, on a host that is busy.
+const VERSION_BOUNDS: Bounds = Bounds { time: Duration::from_secs(10), output: 64 << 10 };
 
 /// A version of QEMU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -77,22 +81,15 @@ pub(crate) fn host_cpu() -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// Asks QEMU for its version: the numbers, and its package's words for it. Takes some 0.1 s.
+/// Asks QEMU for its version: the numbers, and its package's words for it. Blocks, for some 0.1 s as a rule.
 pub fn version() -> Result<(Version, String), BackendError> {
     let unreadable = |reason: &str| BackendError::Monitor { command: "--version", reason: reason.to_owned() };
-    let mut child = Command::new(find()?)
-        .arg("--version")
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .map_err(BackendError::system("start QEMU"))?;
-    let mut text = String::new();
-    let read = child.stdout.take().map(|stdout| stdout.take(4096).read_to_string(&mut text));
-    let ended = child.wait();
-    if !matches!((read, ended), (Some(Ok(_)), Ok(status)) if status.success()) {
+    let output = helper::run(Command::new(find()?).arg("--version"), VERSION_BOUNDS)
+        .map_err(BackendError::system("ask QEMU for its version"))?;
+    if !output.status.success() {
         return Err(unreadable("QEMU does not tell its version"));
     }
+    let text = String::from_utf8_lossy(&output.stdout);
     let line = text.lines().next().unwrap_or_default();
     let version = Version::parse(line).ok_or_else(|| unreadable(line))?;
     Ok((version, line.to_owned()))
