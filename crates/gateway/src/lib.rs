@@ -27,6 +27,7 @@ mod gateway;
 mod guard;
 mod headers;
 mod limits;
+mod patience;
 mod refusal;
 mod respond;
 mod routes;

@@ -37,7 +37,8 @@ pub struct Limits {
     pub kept_bytes: usize,
     /// The most streams of one session that are over and kept for clients that come back.
     pub kept_streams: usize,
-    /// How long a server has to wait for a client that does not read; then the client's stream is cut.
+    /// How long a server, and what is written to a connection, wait for a client that does not read; then its
+    /// stream or its connection is cut.
     pub slow_reader: Duration,
     /// How long an answer may take to be a document by itself; then a stream is begun.
     pub quick: Duration,
