@@ -28,10 +28,12 @@ mod guard;
 mod headers;
 mod limits;
 mod patience;
+mod queue;
 mod refusal;
 mod respond;
 mod routes;
 mod session;
+mod socket;
 #[cfg(test)]
 mod testing;
 

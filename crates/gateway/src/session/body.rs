@@ -48,6 +48,7 @@ impl Body for EventBody {
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let this = &mut *self;
         if let Some(number) = this.primer.take() {
+            this.session.change(|state| state.streams.name(this.stream));
             return frame(format!("id: {}-{number}\ndata:\n\n", this.stream));
         }
         match this.session.read(this.stream, this.ticket, context.waker()) {

@@ -111,6 +111,9 @@ fn what_is_open_is_answered_before_the_end_and_nothing_new_begins() {
         let (_, stop, served) = serving(&world).await;
         let open = world.send(post(Some(&session), &request(1, "sleep", json!({"ms": 3000}))));
         let mut open = open.await;
+        let primer = piece(&mut open).await.unwrap();
+        let id = primer.lines().find_map(|line| line.strip_prefix("id: ")).unwrap().to_owned();
+        drop(open);
         let mut asked = world.send(post(Some(&other), &request(1, "ask", json!({})))).await;
         assert_eq!(next(&mut asked).await.unwrap()["method"], "elicitation/create");
         let ready = || world.ask(with_path(get(&session, None), "/ready"));
@@ -125,6 +128,10 @@ fn what_is_open_is_answered_before_the_end_and_nothing_new_begins() {
             let answer = world.ask(refused).await;
             assert_eq!((answer.refused(), answer.header("retry-after")), ((503, -32000), "5"));
         }
+        assert_eq!(world.ask(get(&session, None)).await.refused(), (503, -32000));
+        // Who lost its connection may come back for what it asked before.
+        let mut open = world.send(get(&session, Some(&id))).await;
+        assert_eq!(open.status(), StatusCode::OK);
         // A question of a server that is still to be answered can be.
         let answer = world.post(Some(&other), r#"{"jsonrpc":"2.0","id":"q1","result":{}}"#).await;
         assert_eq!(answer.status, StatusCode::ACCEPTED);
@@ -170,6 +177,46 @@ fn a_session_that_begins_while_the_gateway_ends_leaves_nothing() {
         assert!(took >= Duration::from_secs(2), "{took:?}");
         let answer = begun.await.unwrap();
         assert_eq!((answer.refused(), answer.header("retry-after")), ((503, -32000), "5"));
+    });
+}
+
+#[test]
+fn what_a_session_waits_for_is_not_waited_for_at_the_end() {
+    local(async {
+        let world = Rc::new(World::with(Limits { drain: Duration::ZERO, ..Limits::default() }));
+        world.servers.planning.set(Duration::from_secs(600));
+        let (_, stop, served) = serving(&world).await;
+        let asking = Rc::clone(&world);
+        let begun = spawn_local(async move {
+            let mut request = post(None, &initialize(LATEST));
+            *request.uri_mut() = "/mcp/b".parse().unwrap();
+            asking.ask(request).await
+        });
+        sleep(Duration::from_secs(1)).await;
+        stop.notify_one();
+        let took = served.await.unwrap();
+        assert!(took <= Duration::from_secs(1), "{took:?}");
+        assert_eq!((world.servers.started.get(), begun.await.unwrap().refused()), (0, (503, -32000)));
+    });
+}
+
+#[test]
+fn a_machine_that_does_not_come_to_an_end_is_dropped() {
+    local(async {
+        let limits = Limits { drain: Duration::from_secs(7), ..Limits::default() };
+        let world = Rc::new(World::with(limits));
+        world.servers.delay.set(Duration::from_secs(600));
+        let (_, stop, served) = serving(&world).await;
+        let asking = Rc::clone(&world);
+        let begun = spawn_local(async move { asking.post(None, &initialize(LATEST)).await });
+        sleep(Duration::from_secs(1)).await;
+        stop.notify_one();
+        assert_eq!(begun.await.unwrap().refused(), (503, -32000));
+        let took = served.await.unwrap();
+        assert!(took >= Duration::from_secs(22) && took <= Duration::from_secs(24), "{took:?}");
+        assert!(world.gateway.sessions.borrow().is_empty());
+        sleep(Duration::from_secs(600)).await;
+        assert_eq!(world.servers.started.get(), 0);
     });
 }
 
