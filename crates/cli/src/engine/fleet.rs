@@ -15,17 +15,21 @@ use crate::{
 use casemate_gateway::{Backend, Machine, OpenError};
 use casemate_machine::{ConversationEnd, LaunchError, Origin, Step, registry::ClaimError};
 use casemate_proto::{ids::Name, port};
-use std::{fmt::Write as _, rc::Rc};
+use std::{cell::RefCell, collections::BTreeMap, fmt::Write as _, rc::Rc};
 use tokio::net::UnixStream;
 
 /// Starts machines for sessions.
 #[derive(Debug)]
 pub struct Fleet {
     context: Rc<Context>,
-    configuration: Configuration,
+    configuration: &'static Configuration,
     machine: MachineOptions,
     start: StartOptions,
+    settled: RefCell<BTreeMap<Name, Rc<Settled>>>,
 }
+
+/// What a server's machines are to be like.
+pub type Settled = (Target<'static>, Settings);
 
 /// What a session's machine is started from.
 #[derive(Debug)]
@@ -44,14 +48,16 @@ pub struct Berth {
 }
 
 impl Fleet {
-    /// Machines of the servers of a configuration, with what the command line says about all of them.
+    /// Machines of the servers of a configuration, with what the command line says about all of them. There is one
+    /// fleet in a process, and its configuration is kept until that ends.
     pub fn new(
         context: Rc<Context>,
         configuration: Configuration,
         machine: MachineOptions,
         start: StartOptions,
     ) -> Self {
-        Self { context, configuration, machine, start }
+        let configuration = Box::leak(Box::new(configuration));
+        Self { context, configuration, machine, start, settled: RefCell::default() }
     }
 
     /// The names of the servers.
@@ -59,24 +65,31 @@ impl Fleet {
         self.configuration.servers.keys()
     }
 
-    /// What a server's machine is to be like. Tells what would fail later for want of a word.
-    pub fn settle(&self, name: &Name) -> Result<(Target<'_>, Settings), Error> {
-        let (context, configuration) = (&self.context, &self.configuration);
+    /// What a server's machines are to be like. Tells what would fail later for want of a word, and what there is
+    /// to be warned of once.
+    pub fn settle(&self, name: &Name) -> Result<Rc<Settled>, Error> {
+        if let Some(settled) = self.settled.borrow().get(name) {
+            return Ok(Rc::clone(settled));
+        }
+        let (context, configuration) = (&self.context, self.configuration);
         let said = ServerOptions::default();
         let mut target = resolve(context, configuration, name, &said, Unknown::Refused)?;
         let tools = routing::for_all(context, configuration, &mut target, &said)?;
         let flags = Flags { machine: &self.machine, start: &self.start };
         let (server, defaults) = (target.server, &configuration.defaults);
         let settings = settings::merge_for(flags, &context.environment, &tools, server, defaults)?;
-        Ok((target, settings))
+        let settled = Rc::new((target, settings));
+        self.settled.borrow_mut().insert(name.clone(), Rc::clone(&settled));
+        Ok(settled)
     }
 
     /// Gets image, kernel, secrets and template. Cancelling leaves what was made to the next session.
     async fn prepare(&self, server: &str) -> Result<Voyage, OpenError> {
         let name: Name = server.parse().map_err(|_| OpenError::Failed(format!("no server {server:?}")))?;
         let planned = async {
-            let (target, settings) = self.settle(&name)?;
-            let plan = plan(&self.context, &self.configuration, &target, &settings).await?;
+            let settled = self.settle(&name)?;
+            let (target, settings) = &*settled;
+            let plan = plan(&self.context, self.configuration, target, settings).await?;
             Ok((plan, machines::passing_name(&target.name)?))
         };
         let (plan, name) = planned.await.map_err(|error: Error| self.failed(&error))?;

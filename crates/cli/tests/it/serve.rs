@@ -193,6 +193,24 @@ fn the_end_waits_for_no_session_that_has_not_begun() {
 }
 
 #[test]
+fn what_there_is_to_be_told_is_told_once() {
+    let home = Home::isolated();
+    let server = "[[servers]]\nid = \"probe\"\nsource = \"builtin:probe\"\n\
+                  secrets = { KEY = \"cmd:false\" }\n\
+                  [[servers.tools]]\nname = \"echo\"\nmounts = [\"/usr/share:/shared\"]\n";
+    home.write("config.toml", server);
+    let serving = Serving::start(&home, &[]);
+    for _ in 0..2 {
+        let told = Client::new(&serving, "probe").initialize(json!({})).whole();
+        assert!(told["error"]["message"].as_str().unwrap().contains("could not be started"), "{told}");
+    }
+    let (_, stderr) = serving.terminate();
+    assert_eq!(stderr.matches("one machine serves this whole conversation").count(), 1, "{stderr}");
+    // Each failure is an entry of its own.
+    assert_eq!(stderr.matches("exit status: 1").count(), 2, "{stderr}");
+}
+
+#[test]
 fn what_the_gateway_is_asked_without_a_server_it_answers_by_itself() {
     let home = Home::isolated();
     home.write("config.toml", SERVERS);
