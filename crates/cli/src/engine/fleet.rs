@@ -92,7 +92,7 @@ impl Fleet {
             let plan = plan(&self.context, self.configuration, target, settings).await?;
             Ok((plan, machines::passing_name(&target.name)?))
         };
-        let (plan, name) = planned.await.map_err(|error: Error| self.failed(&error))?;
+        let (plan, name) = planned.await.map_err(|error: Error| self.failed(server, &error))?;
         let mut told = false;
         let progress = |step| {
             if matches!(step, Step::BuildingTemplate(_)) && !told {
@@ -101,7 +101,7 @@ impl Fleet {
             }
         };
         let origin = machines::origin(&self.context, &plan, &name, Conversation::Client, progress).await;
-        let origin = origin.map_err(|error| self.not_launched(&name, error))?;
+        let origin = origin.map_err(|error| self.not_launched(&plan, &name, error))?;
         Ok(Voyage { plan, name, origin })
     }
 
@@ -111,22 +111,22 @@ impl Fleet {
         let (context, lifetime, conversation) = (&self.context, Lifetime::Leased, Conversation::Client);
         let launched =
             machines::launch_from(context, &plan, &name, lifetime, conversation, origin, |_| ()).await;
-        let leased = launched.map_err(|error| self.not_launched(&name, error))?;
+        let leased = launched.map_err(|error| self.not_launched(&plan, &name, error))?;
         machines::warn_of_lost_template(context, &[leased.record()]);
         Ok(Berth { context: Rc::clone(context), name, leased })
     }
 
-    fn not_launched(&self, name: &Name, error: LaunchError) -> OpenError {
+    fn not_launched(&self, plan: &Plan, name: &Name, error: LaunchError) -> OpenError {
         match error {
             LaunchError::Claim(ClaimError::NoMemory(refusal)) => OpenError::NoRoom(refusal.to_string()),
             LaunchError::Claim(error @ ClaimError::Busy) => OpenError::NoRoom(error.to_string()),
-            error => self.failed(&launch_error(name.as_str(), error)),
+            error => self.failed(plan.server(), &launch_error(name.as_str(), error)),
         }
     }
 
     /// A client is told what failed; where the logs are, and what to try, is for whoever runs the gateway.
-    fn failed(&self, error: &Error) -> OpenError {
-        self.context.screen.note(&entry(&error.report().to_string()));
+    fn failed(&self, server: &str, error: &Error) -> OpenError {
+        self.context.screen.note(&entry(&format!("{server}: no session: {}", error.report())));
         OpenError::Failed(error.to_string())
     }
 }

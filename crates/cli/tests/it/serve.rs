@@ -206,8 +206,9 @@ fn what_there_is_to_be_told_is_told_once() {
     }
     let (_, stderr) = serving.terminate();
     assert_eq!(stderr.matches("one machine serves this whole conversation").count(), 1, "{stderr}");
-    // Each failure is an entry of its own.
-    assert_eq!(stderr.matches("exit status: 1").count(), 2, "{stderr}");
+    // Each failure is one entry, whose other lines are set in; another one tells that a secret is asked for.
+    assert_eq!(stderr.matches("probe: no session: cannot get secret KEY").count(), 2, "{stderr}");
+    assert_eq!(stderr.lines().filter(|line| !line.starts_with(' ')).count(), 5, "{stderr}");
 }
 
 #[test]
