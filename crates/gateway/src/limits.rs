@@ -25,7 +25,8 @@ pub struct Limits {
     pub connections: usize,
     /// The most sessions, those that start and those that end included.
     pub sessions: usize,
-    /// The most machines that start at once.
+    /// The most machines that start at once, and the most sessions of one server that get at once what they need for
+    /// that.
     pub starts: usize,
     /// The most sessions that wait until their machine may start.
     pub queue: usize,
@@ -108,7 +109,7 @@ impl Default for Limits {
             sessions: 1024,
             starts: 4,
             queue: 64,
-            queue_of_server: 16,
+            queue_of_server: 48,
             initialize: Duration::from_secs(5 * 60),
             first_word: Duration::from_secs(60),
             open_requests: 64,

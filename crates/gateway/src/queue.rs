@@ -2,44 +2,66 @@
 //! take long to start takes no place from the others.
 
 use crate::{Limits, refusal::Refusal};
-use std::{cell::RefCell, collections::HashMap, rc::Rc};
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    rc::Rc,
+};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
-/// The sessions whose machine has not started, counted by their servers.
+/// The sessions whose machine has not started, in a line for each server.
 #[derive(Debug, Default)]
-pub struct Queue(Rc<RefCell<HashMap<String, usize>>>);
+pub struct Queue(Lines);
 
-/// One of them, until this is dropped.
+type Lines = Rc<RefCell<HashMap<String, Rc<Line>>>>;
+
+#[derive(Debug)]
+struct Line {
+    places: Cell<usize>,
+    plans: Semaphore,
+}
+
+/// A place in a server's line, until this is dropped.
 #[derive(Debug)]
 pub struct Place {
-    queue: Rc<RefCell<HashMap<String, usize>>>,
+    lines: Lines,
+    line: Rc<Line>,
     server: String,
 }
 
 impl Queue {
-    /// Counts one more, if there may be.
+    /// Takes a place, if there is one.
     pub fn enter(&self, server: &str, limits: &Limits) -> Result<Place, Refusal> {
-        let mut queue = self.0.borrow_mut();
-        let all = queue.values().sum::<usize>();
+        let mut lines = self.0.borrow_mut();
+        let all = lines.values().map(|line| line.places.get()).sum::<usize>();
         if all >= limits.starts + limits.queue {
             return Err(Refusal::TooManyStarts(all));
         }
-        let of_server = queue.get(server).copied().unwrap_or_default();
+        let of_server = lines.get(server).map_or(0, |line| line.places.get());
         if of_server >= limits.queue_of_server {
             return Err(Refusal::TooManyStarts(of_server));
         }
-        queue.insert(server.to_owned(), of_server + 1);
-        Ok(Place { queue: Rc::clone(&self.0), server: server.to_owned() })
+        let new = || Rc::new(Line { places: Cell::new(0), plans: Semaphore::new(limits.starts) });
+        let line = Rc::clone(lines.entry(server.to_owned()).or_insert_with(new));
+        line.places.set(of_server + 1);
+        Ok(Place { lines: Rc::clone(&self.0), line, server: server.to_owned() })
+    }
+}
+
+impl Place {
+    /// Waits until few enough sessions of the server get what they need, while this is held. May be cancelled.
+    pub async fn turn(&self) -> Option<SemaphorePermit<'_>> {
+        // Never closed.
+        self.line.plans.acquire().await.ok()
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut queue = self.queue.borrow_mut();
-        if let Some(count) = queue.get_mut(&self.server) {
-            *count -= 1;
-            if *count == 0 {
-                queue.remove(&self.server);
-            }
+        let left = self.line.places.get() - 1;
+        self.line.places.set(left);
+        if left == 0 {
+            self.lines.borrow_mut().remove(&self.server);
         }
     }
 }

@@ -51,6 +51,8 @@ pub struct Servers {
     pub heard: RefCell<Vec<String>>,
     /// How long it takes to get what server `b` needs.
     pub planning: Cell<Duration>,
+    /// How many sessions of it do that now, and did at most.
+    pub planners: Cell<(usize, usize)>,
     /// How long a start takes.
     pub delay: Cell<Duration>,
     /// Why none can be started.
@@ -80,7 +82,11 @@ impl Backend for Fake {
 
     async fn plan(&self, server: &str) -> Result<String, OpenError> {
         if server == "b" {
+            let (now, most) = self.0.planners.get();
+            self.0.planners.set((now + 1, most.max(now + 1)));
             sleep(self.0.planning.get()).await;
+            let (now, most) = self.0.planners.get();
+            self.0.planners.set((now - 1, most));
         }
         Ok(server.to_owned())
     }

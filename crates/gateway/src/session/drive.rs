@@ -1,7 +1,10 @@
 //! The task that owns a session's machine: starts it, carries messages, notices idleness and the end.
 
 use super::{Outgoing, Over, Session};
-use crate::backend::{Backend, Machine, OpenError};
+use crate::{
+    backend::{Backend, Machine, OpenError},
+    queue::Place,
+};
 use casemate_mcp::framing::{Incoming, MessageReader, ReadError, write_message};
 use hyper::body::Bytes;
 use std::{rc::Rc, str};
@@ -27,9 +30,9 @@ pub async fn drive<B: Backend>(
     session: Rc<Session>,
     outbox: Outbox,
     starts: &Semaphore,
-    place: impl Sized,
+    place: Place,
 ) {
-    let Some(opened) = open(&*backend, &session, starts).await else { return };
+    let Some(opened) = open(&*backend, &session, starts, &place).await else { return };
     drop(place);
     let mut machine = match opened {
         Ok(machine) => machine,
@@ -65,12 +68,18 @@ async fn open<B: Backend>(
     backend: &B,
     session: &Session,
     starts: &Semaphore,
+    place: &Place,
 ) -> Option<Result<B::Machine, OpenError>> {
+    let turn = tokio::select! {
+        turn = place.turn() => turn,
+        _ = told(session) => return None,
+    };
     let planned = tokio::select! {
         planned = backend.plan(session.server()) => planned,
         // What is made once for all sessions is finished for the next one, but not where there will be none.
         () = ending(session) => return None,
     };
+    drop(turn);
     let plan = match planned {
         Ok(plan) => plan,
         Err(error) => return Some(Err(error)),

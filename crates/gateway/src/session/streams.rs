@@ -175,7 +175,10 @@ impl Streams {
             Some(after) if after < stream.gap || after >= stream.first + stream.events.len() as u64 => {
                 return Err(AttachError::Unknown);
             }
-            Some(after) => stream.go_to((after + 1).max(stream.first)),
+            Some(after) => {
+                stream.named = true;
+                stream.go_to((after + 1).max(stream.first));
+            }
         }
         stream.wake();
         stream.reader = Some(Reader { ticket, waker: None });

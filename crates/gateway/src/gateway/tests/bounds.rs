@@ -180,7 +180,7 @@ fn what_belongs_to_no_session_is_short() {
 #[test]
 fn a_server_whose_machines_take_long_holds_up_no_other() {
     local(async {
-        let world = std::rc::Rc::new(World::new());
+        let world = std::rc::Rc::new(World::with(Limits { queue_of_server: 16, ..Limits::default() }));
         world.servers.planning.set(Duration::from_secs(600));
         let mut begun = Vec::new();
         for _ in 0..17 {
@@ -201,6 +201,7 @@ fn a_server_whose_machines_take_long_holds_up_no_other() {
         }
         statuses.sort_unstable();
         assert_eq!(statuses, [vec![200; 16], vec![503]].concat());
+        assert_eq!(world.servers.planners.get(), (0, 4));
     });
 }
 
