@@ -5,6 +5,7 @@ use hyper::StatusCode;
 use serde_json::json;
 use std::{rc::Rc, time::Duration};
 use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
     task::spawn_local,
     time::{Instant, sleep},
 };
@@ -177,6 +178,38 @@ fn a_session_that_begins_while_the_gateway_ends_leaves_nothing() {
         assert!(took >= Duration::from_secs(2), "{took:?}");
         let answer = begun.await.unwrap();
         assert_eq!((answer.refused(), answer.header("retry-after")), ((503, -32000), "5"));
+    });
+}
+
+/// Over a real connection, because only those are waited for. Its buffers take less than the answer.
+#[test]
+fn who_reads_slowly_has_the_time_that_was_promised() {
+    local(async {
+        // What the system has to carry takes real time.
+        tokio::time::resume();
+        let world = World::with(Limits { drain: Duration::from_secs(60), ..Limits::default() });
+        let session = world.begin().await;
+        let (address, stop, served) = serving(&world).await;
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(256 << 10).unwrap();
+        let (mut from, mut to) = socket.connect(address).await.unwrap().into_split();
+        let body = request(1, "echo", json!({"x": "y".repeat(12_000_000)}));
+        let head = format!(
+            "POST /mcp/a HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
+             accept: application/json\r\nmcp-session-id: {session}\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        );
+        to.write_all(head.as_bytes()).await.unwrap();
+        to.write_all(body.as_bytes()).await.unwrap();
+        let mut answer = vec![0; 1 << 10];
+        let mut length = from.read(&mut answer).await.unwrap();
+        stop.notify_one();
+        sleep(Duration::from_millis(1500)).await;
+        assert!(!served.is_finished());
+        let mut rest = Vec::new();
+        length += from.read_to_end(&mut rest).await.unwrap();
+        assert!(length > 12_000_000, "{length}");
+        served.await.unwrap();
     });
 }
 
