@@ -22,9 +22,9 @@ const LAST_BYTES: Duration = Duration::from_secs(1);
 
 impl<B: Backend> Gateway<B> {
     /// Serves a listener until `stop` resolves; then takes no more requests, waits until those that are open
-    /// are answered or [`Limits::drain`] has passed, and ends all sessions. Nothing of their machines is left
-    /// when this returns, but for those that did not end within [`Limits::stop`] more: they were dropped, and end
-    /// by themselves. Needs a [`LocalSet`](tokio::task::LocalSet).
+    /// are answered or [`drain`](crate::Limits::drain) has passed, and ends all sessions. Nothing of their
+    /// machines is left when this returns, but for those that did not end within [`stop`](crate::Limits::stop)
+    /// more: they were dropped, and end by themselves. Needs a [`LocalSet`](tokio::task::LocalSet).
     pub async fn serve(self: Rc<Self>, listener: TcpListener, stop: impl Future<Output = ()>) {
         let (close, closing) = watch::channel(false);
         let mut connections = JoinSet::new();
