@@ -1,24 +1,25 @@
 //! The seam between sessions and what runs their servers.
 
-use casemate_machine::{ConversationEnd, Leased};
-use casemate_proto::port;
-use std::{error::Error, fmt::Write as _};
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::UnixStream,
-};
+use casemate_machine::ConversationEnd;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 /// Starts servers.
 pub trait Backend: 'static {
+    /// What is needed to start a server.
+    type Plan;
     /// What a server runs in.
     type Machine: Machine;
 
     /// Whether a server of that name is defined.
     fn knows(&self, server: &str) -> bool;
 
-    /// Starts a server for one session. Never cancelled: whoever asked may be gone when it is there, and it is
-    /// then stopped.
-    fn open(&self, server: &str) -> impl Future<Output = Result<Self::Machine, OpenError>>;
+    /// Gets everything that a server needs for one session. That may take long, and holds up no other server.
+    /// Cancelled only when the gateway ends.
+    fn plan(&self, server: &str) -> impl Future<Output = Result<Self::Plan, OpenError>>;
+
+    /// Starts a server, while few others start. Cancelled only when the gateway ends and that would take longer
+    /// than it has time; whoever asked may be gone when the server is there, and it is then stopped.
+    fn open(&self, plan: Self::Plan) -> impl Future<Output = Result<Self::Machine, OpenError>>;
 
     /// Takes a sentence for whoever runs the gateway.
     fn note(&self, sentence: &str);
@@ -45,35 +46,7 @@ pub enum OpenError {
     /// The host has no room now, and may have later.
     #[error("{0}")]
     NoRoom(String),
-    /// It failed.
+    /// It failed, as the backend has told whoever runs the gateway where it knows more than this.
     #[error("{0}")]
     Failed(String),
-}
-
-impl Machine for Leased {
-    type Stream = UnixStream;
-
-    async fn connect(&mut self) -> Result<UnixStream, OpenError> {
-        let connected = Self::connect(self, port::CONVERSATION).await;
-        connected.map_err(|error| OpenError::Failed(chain(&error)))
-    }
-
-    async fn end(&mut self) -> Option<ConversationEnd> {
-        self.conversation_end().await
-    }
-
-    async fn stop(self) {
-        let _ = Self::stop(self).await;
-    }
-}
-
-/// An error and its causes on one line.
-fn chain(error: &dyn Error) -> String {
-    let (mut text, mut next) = (error.to_string(), error.source());
-    while let Some(cause) = next {
-        // Writing to a string does not fail.
-        let _ = write!(text, ": {cause}");
-        next = cause.source();
-    }
-    text
 }

@@ -1,6 +1,6 @@
 //! One connection: HTTP/1.1, with bounds on heads and time.
 
-use crate::{Backend, Gateway};
+use crate::{Backend, Gateway, patience::Patience};
 use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::{convert::Infallible, future::poll_fn, pin::Pin, rc::Rc};
@@ -27,7 +27,8 @@ pub async fn serve<B: Backend>(
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(limits.head_time);
     builder.max_buf_size(limits.head_bytes).max_headers(limits.head_fields);
-    let mut connection = builder.serve_connection(TokioIo::new(io), service);
+    let mut connection =
+        builder.serve_connection(TokioIo::new(Patience::new(io, limits.slow_reader)), service);
     // A gateway that is gone closes nothing any more.
     let told = async { closing.wait_for(|closing| *closing).await.is_ok() };
     let ended = tokio::select! {

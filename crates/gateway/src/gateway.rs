@@ -1,14 +1,20 @@
 //! The gateway: which request is answered by whom, and the life of all sessions together.
 
+mod begin;
+mod serving;
+
 use crate::{
-    Backend, Guard, Limits, body, connection, headers,
+    Backend, Guard, Limits,
+    body::{self, Room, Rooms},
+    headers,
     headers::Accept,
+    queue::Queue,
     refusal::Refusal,
     respond::{self, Response},
     routes::Route,
-    session::{AttachError, First, OWN, Over, Pending, Session, drive, read_event_id},
+    session::{AttachError, First, OWN, Over, Session, read_event_id},
 };
-use casemate_mcp::{Envelope, Message, object};
+use casemate_mcp::{Envelope, Message};
 use hyper::{
     HeaderMap, Method, Request, StatusCode,
     body::Incoming,
@@ -23,23 +29,11 @@ use std::{
     collections::HashMap,
     rc::Rc,
     sync::Arc,
-    time::Duration,
 };
 use tokio::{
-    net::TcpListener,
-    sync::{Notify, OwnedSemaphorePermit, Semaphore, watch},
-    task::{JoinSet, spawn_local},
-    time::{Instant, sleep, timeout_at},
+    sync::{Notify, Semaphore},
+    task::JoinSet,
 };
-
-/// How many random bytes a session's id is made of.
-const ID_BYTES: usize = 20;
-
-/// How long nothing is accepted where that failed: descriptors have run out.
-const PAUSE: Duration = Duration::from_millis(100);
-
-/// How long connections may take to end once all is answered.
-const LAST_BYTES: Duration = Duration::from_secs(1);
 
 const METHODS: &str = "POST, GET, DELETE";
 
@@ -52,9 +46,11 @@ pub struct Gateway<B> {
     guard: Guard,
     limits: Rc<Limits>,
     sessions: RefCell<HashMap<String, Rc<Session>>>,
-    starts: Arc<Semaphore>,
-    /// How many sessions wait for a machine's turn to start.
-    queued: Cell<usize>,
+    /// The tasks that lead them.
+    led: RefCell<JoinSet<()>>,
+    starts: Semaphore,
+    /// Those whose machine has not started.
+    queue: Queue,
     bodies: Arc<Semaphore>,
     draining: Cell<bool>,
     /// Told when a session is gone.
@@ -68,8 +64,9 @@ impl<B: Backend> Gateway<B> {
             backend: Rc::new(backend),
             guard,
             sessions: RefCell::default(),
-            starts: Arc::new(Semaphore::new(limits.starts)),
-            queued: Cell::new(0),
+            led: RefCell::default(),
+            starts: Semaphore::new(limits.starts),
+            queue: Queue::default(),
             bodies: Arc::new(Semaphore::new(limits.bodies_bytes / body::UNIT)),
             draining: Cell::new(false),
             gone: Notify::new(),
@@ -77,90 +74,8 @@ impl<B: Backend> Gateway<B> {
         })
     }
 
-    /// Serves a listener until `stop` resolves; then takes no more requests, waits until those that are open
-    /// are answered or [`Limits::drain`] has passed, and ends all sessions. Nothing of their machines is left
-    /// when this returns. Needs a [`LocalSet`](tokio::task::LocalSet).
-    pub async fn serve(self: Rc<Self>, listener: TcpListener, stop: impl Future<Output = ()>) {
-        let (close, closing) = watch::channel(false);
-        let mut connections = JoinSet::new();
-        let stopped = async {
-            stop.await;
-            self.drain().await;
-        };
-        tokio::select! {
-            () = self.accept(&listener, &mut connections, &closing) => {}
-            () = stopped => {}
-        }
-        drop(listener);
-        close.send_replace(true);
-        self.end_sessions().await;
-        let until = Instant::now() + LAST_BYTES;
-        while let Ok(Some(_)) = timeout_at(until, connections.join_next()).await {}
-    }
-
     pub(crate) fn limits(&self) -> &Rc<Limits> {
         &self.limits
-    }
-
-    async fn accept(
-        self: &Rc<Self>,
-        listener: &TcpListener,
-        connections: &mut JoinSet<()>,
-        closing: &watch::Receiver<bool>,
-    ) {
-        let room = Arc::new(Semaphore::new(self.limits.connections));
-        loop {
-            // Never closed.
-            let permit = Arc::clone(&room).acquire_owned().await;
-            match listener.accept().await {
-                Ok((stream, _)) => {
-                    // Answers are small and waited for.
-                    let _ = stream.set_nodelay(true);
-                    let served = connection::serve(Rc::clone(self), stream, closing.clone());
-                    connections.spawn_local(async move {
-                        served.await;
-                        drop(permit);
-                    });
-                }
-                Err(error) => {
-                    self.backend.note(&format!("cannot accept a connection: {error}"));
-                    sleep(PAUSE).await;
-                }
-            }
-            while connections.try_join_next().is_some() {}
-        }
-    }
-
-    /// Takes no more requests, and waits for the answers to those that are open. What servers ask their clients
-    /// meanwhile can still be answered.
-    async fn drain(&self) {
-        self.draining.set(true);
-        let until = Instant::now() + self.limits.drain;
-        let is_open = || self.sessions.borrow().values().any(|session| session.open_requests() > 0);
-        while is_open() && Instant::now() < until {
-            sleep(Duration::from_millis(10)).await;
-        }
-    }
-
-    /// Ends all sessions, and waits until they are gone.
-    pub(crate) async fn end_sessions(&self) {
-        self.draining.set(true);
-        let sessions: Vec<Rc<Session>> = self.sessions.borrow().values().cloned().collect();
-        sessions.into_iter().for_each(|session| session.finish(Over::Shutdown));
-        self.until(|sessions| sessions.is_empty()).await;
-    }
-
-    /// Waits until the sessions are as wished, which they become by some of them going.
-    async fn until(&self, wished: impl Fn(&HashMap<String, Rc<Session>>) -> bool) {
-        loop {
-            let gone = self.gone.notified();
-            tokio::pin!(gone);
-            gone.as_mut().enable();
-            if wished(&self.sessions.borrow()) {
-                return;
-            }
-            gone.await;
-        }
     }
 
     /// Answers one request.
@@ -189,6 +104,7 @@ impl<B: Backend> Gateway<B> {
             Route::Ready => return look(&request, || self.readiness()),
             Route::AllServers => return Err(Refusal::AllServers),
             Route::OldTransport => return Err(Refusal::OldTransport),
+            Route::Later => return Err(Refusal::NotBuilt(path)),
             Route::Unknown => return Err(Refusal::NoSuchPath),
             Route::Server(name) if !self.backend.knows(name) => {
                 return Err(Refusal::NoSuchServer(name.to_owned()));
@@ -220,14 +136,33 @@ impl<B: Backend> Gateway<B> {
         if !headers::sends_json(&head.headers) {
             return Err(Refusal::MediaType);
         }
-        let (bytes, room) = body::read(body, &self.limits, &self.bodies).await?;
+        // What is refused by its head alone is read as far as it may be short, for its id.
+        let session = self.addressed(server, &head.headers);
+        let (limit, of_session) = match &session {
+            Ok(Some(session)) => (self.limits.body_bytes, Some(session.bodies())),
+            _ => (self.limits.first_body_bytes, None),
+        };
+        let rooms = Rooms { all: &self.bodies, session: of_session };
+        let (bytes, room) = match body::read(body, limit, self.limits.body_time, rooms).await {
+            Ok(read) => read,
+            Err(refusal) => return Err(session.err().unwrap_or(refusal)),
+        };
         let message = Message::parse(bytes)?;
         let id = match message.envelope() {
             Envelope::Request { .. } => message.raw_id().map(str::to_owned),
             _ => None,
         };
-        let answered = self.take(server, &head.headers, accept, message, room).await;
+        let answered = match session {
+            Ok(session) => self.take(server, &head.headers, session, accept, message, room).await,
+            Err(refusal) => Err(refusal),
+        };
         Ok(answered.unwrap_or_else(|refusal| refusal.response(id.as_deref())))
+    }
+
+    /// The session that a head names, if it names one.
+    fn addressed(&self, server: &str, headers: &HeaderMap) -> Result<Option<Rc<Session>>, Refusal> {
+        headers::check_revision(headers, None)?;
+        headers::session(headers)?.map(|id| self.session(server, id)).transpose()
     }
 
     /// Takes a message of a client.
@@ -235,19 +170,21 @@ impl<B: Backend> Gateway<B> {
         self: &Rc<Self>,
         server: &str,
         headers: &HeaderMap,
+        session: Option<Rc<Session>>,
         accept: Accept,
         message: Message,
-        room: Option<OwnedSemaphorePermit>,
+        room: Room,
     ) -> Result<Response, Refusal> {
         headers::check_revision(headers, Some(&message))?;
-        let named = headers::session(headers)?;
         let envelope = message.envelope();
         let is_request = matches!(envelope, Envelope::Request { .. });
         let is_initialize = matches!(envelope, Envelope::Request { method: "initialize", .. });
-        let session = match named {
+        let session = match session {
             None if is_initialize => return self.begin(server, accept, message, room).await,
             None => return Err(Refusal::NoSession),
-            Some(id) => self.session(server, id)?,
+            // It may have ended while the body came.
+            Some(session) if !session.is_usable() => return Err(Refusal::UnknownSession),
+            Some(session) => session,
         };
         if is_initialize {
             return Err(Refusal::SecondInitialize);
@@ -260,11 +197,14 @@ impl<B: Backend> Gateway<B> {
             return Err(Refusal::Draining);
         }
         let mut pending = session.register(&message, accept.stream)?;
-        session.send(message, room).await?;
+        pending.send(message, room).await?;
         // What takes its time is told that it is being worked on, and can be come back to.
         let first = match (accept.json, accept.stream) {
             (true, true) => tokio::time::timeout(self.limits.quick, pending.first()).await.ok(),
-            (true, false) => Some(pending.first().await),
+            (true, false) => {
+                let document = tokio::time::timeout(self.limits.document, pending.first()).await;
+                Some(document.map_err(|_| Refusal::NoAnswer(self.limits.document))?)
+            }
             (false, _) => None,
         };
         match first {
@@ -274,65 +214,15 @@ impl<B: Backend> Gateway<B> {
         }
     }
 
-    /// Begins a session with its `initialize`.
-    async fn begin(
-        self: &Rc<Self>,
-        server: &str,
-        accept: Accept,
-        message: Message,
-        room: Option<OwnedSemaphorePermit>,
-    ) -> Result<Response, Refusal> {
-        if self.draining.get() {
-            return Err(Refusal::Draining);
-        }
-        if self.sessions.borrow().len() >= self.limits.sessions {
-            return Err(Refusal::TooManySessions(self.limits.sessions));
-        }
-        let start = Arc::clone(&self.starts).try_acquire_owned().ok();
-        if start.is_none() && self.queued.get() >= self.limits.queue {
-            return Err(Refusal::TooManyStarts(self.limits.queue));
-        }
-        let id = session_id()?;
-        let (session, outgoing) = Session::new(server.to_owned(), Rc::clone(&self.limits));
-        let mut pending = session.register(&message, false)?;
-        session.send(message, room).await?;
-        self.sessions.borrow_mut().insert(id.clone(), Rc::clone(&session));
-        if start.is_none() {
-            self.queued.set(self.queued.get() + 1);
-        }
-        let (gateway, led, name) = (Rc::clone(self), Rc::clone(&session), id.clone());
-        spawn_local(async move {
-            if let Some(start) = gateway.turn(start).await {
-                drive(Rc::clone(&gateway.backend), led, outgoing, start).await;
-            }
-            gateway.sessions.borrow_mut().remove(&name);
-            gateway.gone.notify_waiters();
-        });
-        let mut beginning = Beginning(Some(session));
-        let First::Answer(answer) = pending.first().await else { return Err(Refusal::UnknownSession) };
-        beginning.end(&answer, pending, accept, &id)
-    }
-
-    /// Waits for the right to start a machine, for one that is counted as queued.
-    async fn turn(&self, start: Option<OwnedSemaphorePermit>) -> Option<OwnedSemaphorePermit> {
-        if start.is_some() {
-            return start;
-        }
-        let start = Arc::clone(&self.starts).acquire_owned().await;
-        self.queued.set(self.queued.get() - 1);
-        start.ok()
-    }
-
     fn get(self: &Rc<Self>, server: &str, headers: &HeaderMap) -> Result<Response, Refusal> {
         if !Accept::read(headers).stream {
             return Err(Refusal::NotAcceptable { wanted: "text/event-stream" });
         }
         headers::check_revision(headers, None)?;
         let session = self.session(server, headers::session(headers)?.ok_or(Refusal::NoSession)?)?;
-        if self.draining.get() {
-            return Err(Refusal::Draining);
-        }
         let (stream, after) = match headers::last_event(headers)? {
+            // What was asked before the end can still be read.
+            None if self.draining.get() => return Err(Refusal::Draining),
             None => (OWN, None),
             Some(name) => {
                 let (stream, number) = read_event_id(name).ok_or(Refusal::UnknownEvent)?;
@@ -358,64 +248,10 @@ impl<B: Backend> Gateway<B> {
     fn session(&self, server: &str, id: &str) -> Result<Rc<Session>, Refusal> {
         let sessions = self.sessions.borrow();
         let session = sessions.get(id).filter(|session| session.is_usable() && session.server() == server);
-        session.cloned().ok_or(Refusal::UnknownSession)
+        let session = session.cloned().ok_or(Refusal::UnknownSession)?;
+        session.named();
+        Ok(session)
     }
-}
-
-/// A session that begins; dropped too early it is over.
-struct Beginning(Option<Rc<Session>>);
-
-impl Beginning {
-    /// Gives the client its answer, and the session's id with it if there is a session.
-    fn end(
-        &mut self,
-        answer: &[u8],
-        pending: Pending,
-        accept: Accept,
-        id: &str,
-    ) -> Result<Response, Refusal> {
-        let Some(session) = &self.0 else { return Err(Refusal::UnknownSession) };
-        if let Some(refusal) = session.over().as_ref().and_then(Refusal::of) {
-            return Err(refusal);
-        }
-        let agreed = if session.over().is_none() { agreed_revision(answer) } else { None };
-        if let Some(revision) = &agreed {
-            session.initialized(revision);
-            self.0 = None;
-        }
-        let mut response = match accept.json {
-            true => respond::json(StatusCode::OK, answer.to_vec()),
-            false => respond::events(pending.into_body()),
-        };
-        if agreed.is_some() {
-            let id = HeaderValue::from_str(id).map_err(|_| Refusal::Random)?;
-            response.headers_mut().insert(headers::SESSION, id);
-        }
-        Ok(response)
-    }
-}
-
-impl Drop for Beginning {
-    fn drop(&mut self) {
-        if let Some(session) = self.0.take() {
-            session.finish(Over::Abandoned);
-        }
-    }
-}
-
-/// The revision that an answer to `initialize` agrees on; `None` where it is a refusal.
-fn agreed_revision(answer: &[u8]) -> Option<String> {
-    let message = Message::parse(answer).ok()?;
-    let Envelope::Response { result, .. } = message.envelope() else { return None };
-    let [version] = object::find(result, ["protocolVersion"]).ok()?;
-    // A server that says none is led as it wishes to be.
-    Some(version.and_then(|version| serde_json::from_str(version.get()).ok()).unwrap_or_default())
-}
-
-fn session_id() -> Result<String, Refusal> {
-    let mut bytes = [0; ID_BYTES];
-    getrandom::fill(&mut bytes).map_err(|_| Refusal::Random)?;
-    Ok(hex::encode(bytes))
 }
 
 /// Answers who only looks.

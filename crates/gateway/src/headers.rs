@@ -88,6 +88,7 @@ fn text<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn headers(fields: &[(&'static str, &str)]) -> HeaderMap {
         let mut headers = HeaderMap::new();
@@ -149,5 +150,16 @@ mod tests {
         let twice =
             headers(&[("mcp-protocol-version", "2025-06-18"), ("mcp-protocol-version", "2025-06-18")]);
         assert!(matches!(check_revision(&twice, Some(&plain)), Err(Refusal::Header(_))));
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_else_is_accepted_changes_nothing(
+            before in "[ -+--~]{0,20}", after in "[ -+--~]{0,20}", upper in any::<bool>(),
+        ) {
+            let json = if upper { "APPLICATION/JSON" } else { "application/json" };
+            let value = format!("{before},{json} ;q=0.1,{after}");
+            prop_assert!(Accept::read(&headers(&[("accept", &value)])).json);
+        }
     }
 }

@@ -27,10 +27,13 @@ mod gateway;
 mod guard;
 mod headers;
 mod limits;
+mod patience;
+mod queue;
 mod refusal;
 mod respond;
 mod routes;
 mod session;
+mod socket;
 #[cfg(test)]
 mod testing;
 

@@ -43,6 +43,9 @@ pub(crate) enum Refusal {
     /// Nothing is there.
     #[error("nothing is here; servers are at /mcp/NAME")]
     NoSuchPath,
+    /// It will be there later.
+    #[error("{0} is not built yet; servers are at /mcp/NAME")]
+    NotBuilt(String),
     /// No server has that name.
     #[error("no server is named {0:?}; `casemate list` shows those that are defined")]
     NoSuchServer(String),
@@ -82,6 +85,9 @@ pub(crate) enum Refusal {
     /// Others send too much at the same time.
     #[error("too much is being sent to this gateway")]
     BodiesFull,
+    /// The session sends more than its server takes.
+    #[error("too much is being sent in this session")]
+    SessionFull,
     /// The body is no message.
     #[error("{0}")]
     Invalid(#[from] Invalid),
@@ -112,6 +118,12 @@ pub(crate) enum Refusal {
     /// The server does not take what it is sent.
     #[error("the server does not read what it is sent")]
     Stalled,
+    /// A document was waited for too long.
+    #[error(
+        "no answer within {} s, which is as long as a document is waited for; who takes text/event-stream can wait \
+         longer. The request may have been executed", .0.as_secs()
+    )]
+    NoAnswer(Duration),
     /// There are as many sessions as there may be.
     #[error("there are {0} sessions, which is the limit")]
     TooManySessions(usize),
@@ -145,6 +157,7 @@ impl Refusal {
             | Over::Deleted
             | Over::Idle
             | Over::Abandoned
+            | Over::Silent(_)
             | Over::Unreadable(_)
             | Over::Ended(_) => None,
         }
@@ -168,6 +181,7 @@ impl Refusal {
         match self {
             Self::Host | Self::Origin => StatusCode::FORBIDDEN,
             Self::NoSuchPath
+            | Self::NotBuilt(_)
             | Self::NoSuchServer(_)
             | Self::AllServers
             | Self::OldTransport
@@ -179,7 +193,9 @@ impl Refusal {
             Self::SlowBody(_) => StatusCode::REQUEST_TIMEOUT,
             Self::StreamTaken => StatusCode::CONFLICT,
             Self::Request(multiplex::Refused::TooManyOpen) => StatusCode::TOO_MANY_REQUESTS,
+            Self::NoAnswer(_) => StatusCode::GATEWAY_TIMEOUT,
             Self::BodiesFull
+            | Self::SessionFull
             | Self::Stalled
             | Self::TooManySessions(_)
             | Self::TooManyStarts(_)
@@ -219,7 +235,10 @@ impl Refusal {
 
     fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::BodiesFull | Self::Stalled | Self::Request(multiplex::Refused::TooManyOpen) => Some(SOON),
+            Self::BodiesFull
+            | Self::SessionFull
+            | Self::Stalled
+            | Self::Request(multiplex::Refused::TooManyOpen) => Some(SOON),
             Self::NoRoom(_) | Self::TooManySessions(_) | Self::TooManyStarts(_) | Self::Draining => {
                 Some(LATER)
             }

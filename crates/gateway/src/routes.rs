@@ -13,6 +13,8 @@ pub enum Route<'a> {
     AllServers,
     /// Where clients of revision 2024-11-05 look.
     OldTransport,
+    /// What will be there later.
+    Later,
     /// Nothing.
     Unknown,
 }
@@ -24,6 +26,7 @@ impl<'a> Route<'a> {
             "/health" => Self::Health,
             "/ready" => Self::Ready,
             "/mcp" | "/mcp/" => Self::AllServers,
+            "/metrics" | "/ui" | "/ui/" => Self::Later,
             "/sse" | "/message" | "/messages" => Self::OldTransport,
             _ => match path.strip_prefix("/mcp/") {
                 Some(name) if name.ends_with("/sse") || name.ends_with("/message") => Self::OldTransport,
@@ -52,6 +55,8 @@ mod tests {
             ("/sse", Route::OldTransport),
             ("/sse/everything", Route::OldTransport),
             ("/mcp/everything/sse", Route::OldTransport),
+            ("/metrics", Route::Later),
+            ("/ui", Route::Later),
             ("/", Route::Unknown),
             ("/mcpx", Route::Unknown),
             ("/healthz", Route::Unknown),

@@ -49,6 +49,10 @@ pub struct Servers {
     pub stopped: Cell<usize>,
     /// What they read, line by line.
     pub heard: RefCell<Vec<String>>,
+    /// How long it takes to get what server `b` needs.
+    pub planning: Cell<Duration>,
+    /// How many sessions of it do that now, and did at most.
+    pub planners: Cell<(usize, usize)>,
     /// How long a start takes.
     pub delay: Cell<Duration>,
     /// Why none can be started.
@@ -69,13 +73,25 @@ pub struct FakeMachine {
 }
 
 impl Backend for Fake {
+    type Plan = String;
     type Machine = FakeMachine;
 
     fn knows(&self, server: &str) -> bool {
         matches!(server, "a" | "b")
     }
 
-    async fn open(&self, server: &str) -> Result<FakeMachine, OpenError> {
+    async fn plan(&self, server: &str) -> Result<String, OpenError> {
+        if server == "b" {
+            let (now, most) = self.0.planners.get();
+            self.0.planners.set((now + 1, most.max(now + 1)));
+            sleep(self.0.planning.get()).await;
+            let (now, most) = self.0.planners.get();
+            self.0.planners.set((now - 1, most));
+        }
+        Ok(server.to_owned())
+    }
+
+    async fn open(&self, server: String) -> Result<FakeMachine, OpenError> {
         sleep(self.0.delay.get()).await;
         if let Some(refusal) = self.0.refusal.borrow().clone() {
             return Err(refusal);
@@ -132,6 +148,7 @@ async fn serve(servers: Rc<Servers>, stream: DuplexStream, name: String) {
         let mut lines = Vec::new();
         match method {
             "initialize" if values["die"] == true => return,
+            "initialize" if values["hang"] == true => {}
             "initialize" => {
                 let result = json!({ "protocolVersion": values["protocolVersion"], "capabilities": {},
                     "serverInfo": { "name": name, "version": "1" } });
@@ -173,6 +190,12 @@ async fn serve(servers: Rc<Servers>, stream: DuplexStream, name: String) {
                 lines.push(compose::response(&id, "{}"));
             }
             "die" => return,
+            "chatter" => loop {
+                write_message(&mut to, &compose::notification("notifications/tools/list_changed", None))
+                    .await
+                    .unwrap();
+                sleep(Duration::from_secs(600)).await;
+            },
             "deaf" => std::future::pending().await,
             _ => {}
         }
@@ -350,11 +373,14 @@ pub async fn piece(response: &mut hyper::Response<Incoming>) -> Option<String> {
     Some(String::from_utf8(frame.unwrap().into_data().unwrap().to_vec()).unwrap())
 }
 
-/// The next message of a stream.
+/// The next message of a stream; `None` at its end, and where none comes in two minutes.
 pub async fn next(response: &mut hyper::Response<Incoming>) -> Option<Value> {
-    loop {
-        if let Some(message) = events(&piece(response).await?).pop() {
-            return Some(message);
+    let next = async {
+        loop {
+            if let Some(message) = events(&piece(response).await?).pop() {
+                return Some(message);
+            }
         }
-    }
+    };
+    tokio::time::timeout(Duration::from_secs(120), next).await.ok()?
 }

@@ -295,13 +295,13 @@ impl Leased {
 
     /// Stops the machine and waits until nothing of it is left; says how it ended.
     pub async fn stop(mut self) -> (State, String) {
-        let asked = async {
-            let mut session = self.session().await?;
-            session.ask(&Request::Stop { reason: "stopped by its owner".to_owned() }).await
-        };
-        // A machine that cannot be asked sees its lease end below.
-        let _ = asked.await;
         let ended = timeout(STOP_TIMEOUT, async {
+            let asked = async {
+                let mut session = self.session().await?;
+                session.ask(&Request::Stop { reason: "stopped by its owner".to_owned() }).await
+            };
+            // A machine that cannot be asked sees its lease end below.
+            let _ = asked.await;
             loop {
                 match self.leash.receive::<Report>().await {
                     Ok(Some(Report::Ended { state, reason, .. })) => return (state, reason),
@@ -530,4 +530,38 @@ fn terminate(home: &Home, id: &str) -> bool {
     // Gone already: then it is over.
     let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
     true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::BackendKind;
+    use casemate_proto::ids::Cid;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_supervisor_that_hangs_is_not_waited_for_for_ever() {
+        let dir = tempfile::tempdir().unwrap();
+        let listener = sock::bind(dir.path(), supervise::SOCKET).unwrap();
+        tokio::spawn(async move {
+            let (mut asked, _) = listener.accept().await.unwrap();
+            asked.write_all(b"OK 1\n").await.unwrap();
+            // It reads what it is asked, and says nothing.
+            let mut said = Vec::new();
+            asked.read_to_end(&mut said).await.unwrap();
+        });
+        let spec = Spec::bare("m".parse().unwrap(), BackendKind::Qemu, PathBuf::new(), PathBuf::new());
+        let (leash, _theirs) = UnixStream::pair().unwrap();
+        let leased = Leased {
+            record: Record::planned("abc".to_owned(), Cid(100), &spec),
+            dir: dir.path().to_owned(),
+            leash: Jsonl::new(leash, supervise::MESSAGE_BYTES),
+            supervisor: Command::new("true").spawn().unwrap(),
+            server_exit: None,
+        };
+        let began = tokio::time::Instant::now();
+        let stopped = timeout(Duration::from_secs(3600), leased.stop()).await;
+        assert_eq!(stopped.unwrap(), (State::Failed, "machine did not stop in time".to_owned()));
+        assert!(began.elapsed() < STOP_TIMEOUT + SUPERVISOR_EXIT);
+    }
 }

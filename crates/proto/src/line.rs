@@ -8,6 +8,9 @@ pub struct LineTooLong {
     pub limit: usize,
 }
 
+/// What a buffer may keep beyond what it holds: a long line is rare, and its room is not for the next ones.
+const SPARE_BYTES: usize = 256 << 10;
+
 /// Collects bytes and gives back whole lines, without their `\n` (a `\r` before it stays: it is the
 /// sender's byte and JSON ignores it).
 #[derive(Debug)]
@@ -28,11 +31,7 @@ impl LineBuffer {
 
     /// Appends bytes read from the stream.
     pub fn push(&mut self, bytes: &[u8]) {
-        if self.start > 0 {
-            self.bytes.drain(..self.start);
-            self.searched -= self.start;
-            self.start = 0;
-        }
+        self.release();
         self.bytes.extend_from_slice(bytes);
     }
 
@@ -43,7 +42,8 @@ impl LineBuffer {
             Some(offset) => self.searched + offset,
             None => {
                 self.searched = self.bytes.len();
-                return if self.searched - self.start > self.limit { Err(self.too_long()) } else { Ok(None) };
+                self.release();
+                return if self.bytes.len() > self.limit { Err(self.too_long()) } else { Ok(None) };
             }
         };
         if end - self.start > self.limit {
@@ -58,6 +58,18 @@ impl LineBuffer {
     /// What came after the last whole line: at the end of the stream, a line that was never finished.
     pub fn remainder(&self) -> &[u8] {
         &self.bytes[self.start..]
+    }
+
+    /// Gives back the room of what was given out.
+    fn release(&mut self) {
+        if self.start > 0 {
+            self.bytes.drain(..self.start);
+            self.searched -= self.start;
+            self.start = 0;
+            if self.bytes.capacity() - self.bytes.len() > SPARE_BYTES {
+                self.bytes.shrink_to_fit();
+            }
+        }
     }
 
     fn too_long(&self) -> LineTooLong {
@@ -79,6 +91,17 @@ mod tests {
         lines.push(b"1234\n12345\n");
         assert_eq!(lines.next_line(), Ok(Some(&b"1234"[..])));
         assert_eq!(lines.next_line(), Err(LineTooLong { limit: 4 }));
+    }
+
+    #[test]
+    fn the_room_of_a_long_line_is_given_back() {
+        let mut lines = LineBuffer::new(16 << 20);
+        let mut long = vec![b'x'; 8 << 20];
+        long.push(b'\n');
+        lines.push(&long);
+        assert_eq!(lines.next_line().unwrap().map(<[u8]>::len), Some(8 << 20));
+        assert_eq!(lines.next_line(), Ok(None));
+        assert!(lines.bytes.capacity() <= SPARE_BYTES, "{}", lines.bytes.capacity());
     }
 
     proptest! {

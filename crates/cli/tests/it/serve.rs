@@ -7,7 +7,10 @@ use crate::{
 use client::{Answer, Client, Serving};
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use std::time::{Duration, Instant};
+use std::{
+    process::Command,
+    time::{Duration, Instant},
+};
 
 mod client;
 
@@ -140,6 +143,72 @@ fn an_address_that_others_reach_is_refused_and_so_is_one_in_use() {
     let taken = serve(&other.local_addr().unwrap().to_string());
     assert_eq!(taken.code, 4, "{}", taken.stderr);
     assert!(taken.stderr.contains("cannot listen on 127.0.0.1:"), "{}", taken.stderr);
+}
+
+#[test]
+fn a_name_or_an_origin_that_no_request_could_match_is_refused() {
+    let home = Home::isolated();
+    home.write("config.toml", SERVERS);
+    for (option, value) in [
+        ("--allow-host", "gate.example:8443"),
+        ("--allow-host", "https://gate.example"),
+        ("--allow-origin", "app.example"),
+    ] {
+        let refused = casemate(&home, &["serve", "--listen", "127.0.0.1:0", option, value]);
+        assert_eq!(refused.code, 2, "{option} {value}: {}", refused.stderr);
+    }
+}
+
+#[test]
+fn descriptors_suffice_for_what_the_gateway_lets_in() {
+    let home = Home::isolated();
+    home.write("config.toml", SERVERS);
+    let serve = home.command(&["serve", "--listen", "127.0.0.1:0", "--json"]);
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "ulimit -Sn 256; exec \"$0\" \"$@\""]).arg(serve.get_program()).args(serve.get_args());
+    shell.envs(serve.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let serving = Serving::spawn(shell);
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", serving.pid())).unwrap();
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap();
+    let most: Vec<u64> = line.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+    // A thousand connections, a thousand sessions of two sockets each, and some more.
+    assert_eq!(most[0], 3200.min(most[1]), "{line}");
+}
+
+#[test]
+fn the_end_waits_for_no_session_that_has_not_begun() {
+    let home = Home::isolated();
+    let secret = "[[servers]]\nid = \"probe\"\nsource = \"builtin:probe\"\n\
+                  secrets = { KEY = \"cmd:sleep 50\" }\n";
+    home.write("config.toml", secret);
+    let serving = Serving::start(&home, &["--drain", "1s"]);
+    let mut client = Client::new(&serving, "probe");
+    let asked = std::thread::spawn(move || client.initialize(json!({})).status);
+    std::thread::sleep(Duration::from_millis(500));
+    let began = Instant::now();
+    let (code, stderr) = serving.terminate();
+    let took = began.elapsed();
+    assert_eq!((code, asked.join().unwrap()), (Some(0), 503), "{stderr}");
+    assert!(took < Duration::from_secs(10), "{took:?}");
+}
+
+#[test]
+fn what_there_is_to_be_told_is_told_once() {
+    let home = Home::isolated();
+    let server = "[[servers]]\nid = \"probe\"\nsource = \"builtin:probe\"\n\
+                  secrets = { KEY = \"cmd:false\" }\n\
+                  [[servers.tools]]\nname = \"echo\"\nmounts = [\"/usr/share:/shared\"]\n";
+    home.write("config.toml", server);
+    let serving = Serving::start(&home, &[]);
+    for _ in 0..2 {
+        let told = Client::new(&serving, "probe").initialize(json!({})).whole();
+        assert!(told["error"]["message"].as_str().unwrap().contains("could not be started"), "{told}");
+    }
+    let (_, stderr) = serving.terminate();
+    assert_eq!(stderr.matches("one machine serves this whole conversation").count(), 1, "{stderr}");
+    // Each failure is one entry, whose other lines are set in; another one tells that a secret is asked for.
+    assert_eq!(stderr.matches("probe: no session: cannot get secret KEY").count(), 2, "{stderr}");
+    assert_eq!(stderr.lines().filter(|line| !line.starts_with(' ')).count(), 5, "{stderr}");
 }
 
 #[test]

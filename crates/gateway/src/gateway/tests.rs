@@ -2,6 +2,7 @@
 
 mod bad;
 mod bounds;
+mod connections;
 mod ending;
 mod sessions;
 mod streams;

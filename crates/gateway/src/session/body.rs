@@ -48,6 +48,7 @@ impl Body for EventBody {
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let this = &mut *self;
         if let Some(number) = this.primer.take() {
+            this.session.change(|state| state.streams.name(this.stream));
             return frame(format!("id: {}-{number}\ndata:\n\n", this.stream));
         }
         match this.session.read(this.stream, this.ticket, context.waker()) {
@@ -92,6 +93,7 @@ pub fn read_event_id(text: &str) -> Option<(StreamId, u64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn an_event_is_one_line_of_data_with_a_name() {
@@ -99,6 +101,22 @@ mod tests {
         assert_eq!(read_event_id("3-17"), Some((3, 17)));
         for wrong in ["", "3", "3-", "-1", "3-+1", "a-1", "3-1-1", "3-99999999999999999999"] {
             assert_eq!(read_event_id(wrong), None, "{wrong}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_name_is_read_as_it_was_given_and_nothing_else_is_one(
+            stream in any::<u64>(), number in any::<u64>(), text in ".{0,30}",
+        ) {
+            let name = format!("{stream}-{number}");
+            prop_assert_eq!(read_event_id(&name), Some((stream, number)));
+            if let Some((stream, number)) = read_event_id(&text) {
+                let digits = |text: &str| text.trim_start_matches('0').to_owned();
+                let (one, two) = text.split_once('-').unwrap();
+                let same = (digits(one), digits(two));
+                prop_assert_eq!(same, (digits(&stream.to_string()), digits(&number.to_string())));
+            }
         }
     }
 }

@@ -1,7 +1,7 @@
 //! One client's conversation with one server, which runs in a machine of its own.
 //!
 //! ```text
-//! POST ──ask, tell──> outbox ──> server
+//! POST ────send──────> outbox ──> server
 //!   ^                              │
 //!   └── its stream ──┐             v
 //! GET <── own stream ┴─ Streams <─ deliver
@@ -9,7 +9,7 @@
 //!
 //! Nothing is rewritten: the session has the server to itself, so ids and tokens are the client's own, and two
 //! clients with the same ids speak with two servers. Where a message of the server goes is decided here
-//! ([`State::place`]); the task that owns the machine is [`drive`](drive::drive).
+//! ([`State`]); the task that owns the machine is [`drive`](drive::drive).
 //!
 //! A session is over once, for one reason ([`Over`]); what is open then is answered with it.
 
@@ -17,34 +17,39 @@ mod body;
 mod drive;
 mod over;
 mod pending;
+mod state;
 mod streams;
 
 pub use body::{EventBody, read_event_id};
-pub use drive::drive;
+pub use drive::{Outbox, drive};
 pub use over::Over;
 pub use pending::{First, Pending};
 pub use streams::{AttachError, OWN, StreamId};
 
-use crate::{limits::Limits, refusal::Refusal, respond};
+use crate::{body::Room, limits::Limits, refusal::Refusal};
 use casemate_mcp::{
     Envelope, Id, Message,
     multiplex::{Refused, places},
 };
 use hyper::body::Bytes;
+use state::{Open, State};
 use std::{
     cell::{Cell, RefCell},
-    collections::HashMap,
     rc::Rc,
+    sync::Arc,
     task::Waker,
 };
 use streams::{Read, Streams, Ticket};
 use tokio::{
-    sync::{Notify, OwnedSemaphorePermit, mpsc},
+    sync::{Notify, Semaphore, mpsc},
     time::{Instant, timeout},
 };
 
 /// The first revision in which a stream begins with an event that has a name and no data.
 const PRIMED: &str = "2025-11-25";
+
+/// The most answers to a server whose requests no client took; one that reads none of them waits for none.
+const REPLIES: usize = 64;
 
 /// A session, as those who answer requests hold it.
 pub struct Session {
@@ -52,34 +57,19 @@ pub struct Session {
     limits: Rc<Limits>,
     state: RefCell<State>,
     outbox: mpsc::Sender<Outgoing>,
+    replies: mpsc::Sender<Bytes>,
+    /// What its requests may take that are not yet with the server.
+    bodies: Arc<Semaphore>,
     /// Told when `state.over` is set.
     ended: Notify,
     /// Told when a reader took something.
     room: Notify,
     initialized: Cell<bool>,
+    /// Its client has named it.
+    named: Cell<bool>,
     primed: Cell<bool>,
     last_used: Cell<Instant>,
     watching: Cell<usize>,
-}
-
-struct State {
-    streams: Streams,
-    open: HashMap<Id, Open>,
-    over: Option<Over>,
-    /// What the server sent and nobody gets: answers to nothing, lines that are no messages.
-    dropped: u64,
-}
-
-/// A request that the server has not answered.
-struct Open {
-    stream: StreamId,
-    /// The id as the client wrote it.
-    raw_id: Box<str>,
-    token: Option<Id>,
-    /// The client takes a stream, so that more than the answer can be sent on it.
-    takes_stream: bool,
-    /// It was written to the server.
-    delivered: bool,
 }
 
 /// A message for the server.
@@ -87,39 +77,32 @@ pub struct Outgoing {
     text: String,
     /// The request that it is.
     request: Option<Id>,
-    /// Its part of what may be held for all sessions.
-    _room: Option<OwnedSemaphorePermit>,
-}
-
-/// Where a message of the server goes.
-#[derive(Debug, PartialEq, Eq)]
-enum Place {
-    /// The answer of that request.
-    Answer(Id),
-    /// That stream.
-    Stream(StreamId),
-    /// Nowhere.
-    Nowhere,
+    /// Its part of what may be held.
+    _room: Room,
 }
 
 impl Session {
     /// A session whose server is not started yet, and what is to be written to it.
-    pub fn new(server: String, limits: Rc<Limits>) -> (Rc<Self>, mpsc::Receiver<Outgoing>) {
-        let (outbox, outgoing) = mpsc::channel(limits.outbox);
+    pub fn new(server: String, limits: Rc<Limits>) -> (Rc<Self>, Outbox) {
+        let (outbox, messages) = mpsc::channel(limits.outbox);
+        let (replies, unheard) = mpsc::channel(REPLIES);
         let streams = Streams::new(limits.kept_bytes, limits.kept_streams);
         let session = Self {
             server,
-            limits,
-            state: RefCell::new(State { streams, open: HashMap::new(), over: None, dropped: 0 }),
+            state: RefCell::new(State::new(streams)),
             outbox,
+            replies,
+            bodies: Arc::new(Semaphore::new(limits.bodies_of_session().div_ceil(crate::body::UNIT))),
             ended: Notify::new(),
             room: Notify::new(),
             initialized: Cell::new(false),
+            named: Cell::new(false),
             primed: Cell::new(false),
             last_used: Cell::new(Instant::now()),
             watching: Cell::new(0),
+            limits,
         };
-        (Rc::new(session), outgoing)
+        (Rc::new(session), Outbox { messages, replies: unheard })
     }
 
     /// The name of its server.
@@ -143,6 +126,16 @@ impl Session {
         self.state.borrow().open.len()
     }
 
+    /// What its requests may take that are not yet with the server; a permit is of [`body::UNIT`](crate::body::UNIT).
+    pub fn bodies(&self) -> &Arc<Semaphore> {
+        &self.bodies
+    }
+
+    /// Its client has named it, and so knows of it.
+    pub fn named(&self) {
+        self.named.set(true);
+    }
+
     /// Takes a request; its answer comes on a stream of its own. Nothing is sent yet.
     pub fn register(self: &Rc<Self>, message: &Message, takes_stream: bool) -> Result<Pending, Refusal> {
         let Envelope::Request { id, method, params } = message.envelope() else {
@@ -156,39 +149,32 @@ impl Session {
         if state.over.is_some() {
             return Err(Refusal::UnknownSession);
         }
-        if state.open.contains_key(id) {
-            return Err(Refused::DuplicateId.into());
-        }
-        if state.open.len() >= self.limits.open_requests {
-            return Err(Refused::TooManyOpen.into());
-        }
+        state.may_open(id, self.limits.open_requests)?;
         let (stream, ticket) = state.streams.open();
         let raw_id = message.raw_id().unwrap_or("null").into();
         state.open.insert(id.clone(), Open { stream, raw_id, token, takes_stream, delivered: false });
-        Ok(Pending::new(Rc::clone(self), stream, ticket))
+        Ok(Pending::new(Rc::clone(self), id.clone(), (stream, ticket)))
     }
 
     /// Sends a message to the server, as it was written. `room` is held until then. Cancelling sends nothing.
-    pub async fn send(&self, message: Message, room: Option<OwnedSemaphorePermit>) -> Result<(), Refusal> {
+    /// A request is sent by who waits for its answer ([`Pending::send`]).
+    pub async fn send(&self, message: Message, room: Room) -> Result<(), Refusal> {
         self.touch();
         let request = match message.envelope() {
             Envelope::Request { id, .. } => Some(id.clone()),
             _ => None,
         };
         let cancelled = cancelled(&message)?;
-        let outgoing = Outgoing { text: message.into_text(), request: request.clone(), _room: room };
-        let sent = timeout(self.limits.outbox_time, self.outbox.send(outgoing)).await;
-        let refusal = match sent {
+        let outgoing = Outgoing { text: message.into_text(), request, _room: room };
+        match timeout(self.limits.outbox_time, self.outbox.send(outgoing)).await {
             Ok(Ok(())) => {
-                // Its answer, should one come, is dropped; who waits for it is told at once.
-                cancelled.into_iter().for_each(|id| self.fail(&id, "the request was cancelled", None));
-                return Ok(());
+                // Who waits for its answer is told at once.
+                cancelled.into_iter().for_each(|id| self.change(|state| state.cancel(id)));
+                Ok(())
             }
-            Ok(Err(_)) => Refusal::UnknownSession,
-            Err(_) => Refusal::Stalled,
-        };
-        request.into_iter().for_each(|id| self.take_back(&id));
-        Err(refusal)
+            Ok(Err(_)) => Err(Refusal::UnknownSession),
+            Err(_) => Err(Refusal::Stalled),
+        }
     }
 
     /// Lets a client read the session's own stream, or go on reading one after an event.
@@ -202,43 +188,19 @@ impl Session {
 
     /// Takes a message of the server.
     pub fn deliver(&self, message: Message) {
-        let mut state = self.state.borrow_mut();
-        match state.place(&message) {
-            Place::Answer(id) => {
-                let Some(open) = state.open.remove(&id) else { return };
-                state.streams.push(open.stream, Bytes::from(message.into_text()));
-                state.streams.end(open.stream);
-            }
-            Place::Stream(stream) => {
-                state.streams.push(stream, Bytes::from(message.into_text()));
-                if state.streams.is_read(stream) {
-                    self.touch();
-                }
-            }
-            Place::Nowhere => state.dropped += 1,
+        let stream = self.change(|state| state.deliver(message));
+        // What a server says by itself is no use of it, whoever listens.
+        if stream.is_some_and(|stream| stream != OWN && self.state.borrow().streams.is_read(stream)) {
+            self.touch();
         }
     }
 
     /// Ends the session: those that wait for answers are told why, all streams end. The first reason counts.
     pub fn finish(&self, over: Over) {
-        let mut state = self.state.borrow_mut();
-        if state.over.is_some() {
+        if self.state.borrow().over.is_some() {
             return;
         }
-        let sentence = over.sentence();
-        for (_, open) in std::mem::take(&mut state.open) {
-            let may_have_run = if open.delivered {
-                "; the request may have been executed"
-            } else {
-                "; the request was not delivered"
-            };
-            let message = format!("{sentence}{may_have_run}");
-            let error = respond::error(&open.raw_id, crate::refusal::SERVER_ERROR, &message, over.data());
-            state.streams.push(open.stream, error.into());
-            state.streams.end(open.stream);
-        }
-        state.streams.end(OWN);
-        state.over = Some(over);
+        self.change(|state| state.finish(over));
         self.ended.notify_waiters();
         self.ended.notify_one();
     }
@@ -248,28 +210,29 @@ impl Session {
         self.state.borrow().over.clone()
     }
 
-    /// Answers a request in the server's place.
-    fn fail(&self, id: &Id, message: &str, data: Option<serde_json::Value>) {
-        let mut state = self.state.borrow_mut();
-        let Some(open) = state.open.remove(id) else { return };
-        let error = respond::error(&open.raw_id, crate::refusal::SERVER_ERROR, message, data);
-        state.streams.push(open.stream, error.into());
-        state.streams.end(open.stream);
-    }
-
-    /// Forgets a request that was not sent.
-    fn take_back(&self, id: &Id) {
-        self.state.borrow_mut().open.remove(id);
+    /// Changes what is known. A server whose request went unheard thereby is answered.
+    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let (changed, unheard) = {
+            let mut state = self.state.borrow_mut();
+            (change(&mut state), state.streams.unheard())
+        };
+        for reply in unheard {
+            // One that does not read so many has other troubles.
+            let _ = self.replies.try_send(reply);
+        }
+        changed
     }
 
     fn touch(&self) {
         self.last_used.set(Instant::now());
     }
 
-    /// When the session ends if nothing happens. Somebody who waits for an answer is no idle client.
+    /// When the session ends if nothing happens. Somebody who waits for an answer is no idle client; one that
+    /// never named the session may not have heard of it.
     fn idle_until(&self) -> Instant {
         let since = if self.watching.get() > 0 { Instant::now() } else { self.last_used.get() };
-        since + self.limits.session_idle
+        let idle = self.limits.session_idle;
+        since + if self.named.get() { idle } else { idle.min(self.limits.first_word) }
     }
 
     fn watch(self: &Rc<Self>) -> Watching {
@@ -278,49 +241,19 @@ impl Session {
     }
 
     fn read(&self, stream: StreamId, ticket: Ticket, waker: &Waker) -> Read {
-        let read = self.state.borrow_mut().streams.read(stream, ticket, waker);
+        let read = self.change(|state| state.streams.read(stream, ticket, waker));
         self.room.notify_one();
         read
     }
 
     fn detach(&self, stream: StreamId, ticket: Ticket) {
-        self.state.borrow_mut().streams.detach(stream, ticket);
+        self.change(|state| state.streams.detach(stream, ticket));
         self.room.notify_one();
     }
-}
 
-impl State {
-    /// Where a message of the server goes. What belongs to an open request goes to its stream. MCP's legacy
-    /// revisions do not say to which request one of the server's own belongs: with a single request open it is
-    /// that one; else the session's own stream takes it, or where nobody reads that, the latest request's.
-    fn place(&self, message: &Message) -> Place {
-        match message.envelope() {
-            Envelope::Response { id, .. } | Envelope::Error { id: Some(id), .. } => {
-                if self.open.contains_key(id) { Place::Answer(id.clone()) } else { Place::Nowhere }
-            }
-            Envelope::Error { id: None, .. } => Place::Nowhere,
-            Envelope::Notification { method: "notifications/progress", params } => {
-                let token = places::token_of_progress(params).ok().flatten().and_then(Id::parse);
-                let owner = self.open.values().find(|open| open.takes_stream && open.token == token);
-                Place::Stream(owner.filter(|_| token.is_some()).map_or(OWN, |open| open.stream))
-            }
-            Envelope::Request { .. } => {
-                let only = if self.open.len() == 1 { self.latest() } else { None };
-                let own = || self.streams.is_read(OWN).then_some(OWN);
-                Place::Stream(only.or_else(own).or_else(|| self.latest()).unwrap_or(OWN))
-            }
-            Envelope::Notification { .. } => {
-                let only = if self.open.len() == 1 { self.latest() } else { None };
-                let own = self.streams.is_read(OWN).then_some(OWN);
-                Place::Stream(own.or(only).unwrap_or(OWN))
-            }
-        }
-    }
-
-    /// The stream of the latest request whose client reads it.
-    fn latest(&self) -> Option<StreamId> {
-        let takes = |open: &&Open| open.takes_stream && self.streams.is_read(open.stream);
-        self.open.values().filter(takes).map(|open| open.stream).max()
+    fn forget(&self, stream: StreamId) {
+        self.change(|state| state.streams.forget(stream));
+        self.room.notify_one();
     }
 }
 

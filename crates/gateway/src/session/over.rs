@@ -4,6 +4,7 @@ use crate::backend::OpenError;
 use casemate_machine::ConversationEnd;
 use casemate_proto::control::Exit;
 use serde_json::{Value, json};
+use std::time::Duration;
 
 /// Why a session is over.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +19,8 @@ pub enum Over {
     Abandoned,
     /// There was no machine for it.
     NotOpened(OpenError),
+    /// The server did not answer `initialize` in that time.
+    Silent(Duration),
     /// The server said something that cannot be followed.
     Unreadable(String),
     /// The server broke off; for what reason, if that is known.
@@ -33,6 +36,9 @@ impl Over {
             Self::Shutdown => "the gateway is ending".to_owned(),
             Self::Abandoned => "the session did not begin".to_owned(),
             Self::NotOpened(error) => format!("the server could not be started: {error}"),
+            Self::Silent(time) => {
+                format!("the server did not answer initialize within {} s", time.as_secs())
+            }
             Self::Unreadable(reason) => format!("the conversation with the server was broken off: {reason}"),
             Self::Ended(Some(ConversationEnd::Broken(reason))) => {
                 format!("the conversation with the server was broken off: {reason}")

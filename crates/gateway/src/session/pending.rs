@@ -5,12 +5,17 @@ use super::{
     EventBody, Session, Watching,
     streams::{Read, StreamId, Ticket},
 };
+use crate::{body::Room, refusal::Refusal};
+use casemate_mcp::{Id, Message};
 use hyper::body::Bytes;
 use std::{future::poll_fn, rc::Rc, task::Poll};
 
-/// A request that was taken. Dropping it leaves the server to answer nobody.
+/// A request that was taken. Dropping it leaves the server to answer nobody; one that was not sent is as if it
+/// had never been.
 pub struct Pending {
     session: Rc<Session>,
+    id: Id,
+    sent: bool,
     stream: StreamId,
     ticket: Ticket,
     watching: Option<Watching>,
@@ -28,9 +33,16 @@ pub enum First {
 }
 
 impl Pending {
-    pub(super) fn new(session: Rc<Session>, stream: StreamId, ticket: Ticket) -> Self {
+    pub(super) fn new(session: Rc<Session>, id: Id, (stream, ticket): (StreamId, Ticket)) -> Self {
         let watching = Some(session.watch());
-        Self { session, stream, ticket, watching }
+        Self { session, id, sent: false, stream, ticket, watching }
+    }
+
+    /// Sends the request. Cancelling sends nothing.
+    pub async fn send(&mut self, message: Message, room: Room) -> Result<(), Refusal> {
+        self.session.send(message, room).await?;
+        self.sent = true;
+        Ok(())
     }
 
     /// Waits for what comes first, and leaves it where it is. May be cancelled.
@@ -55,10 +67,12 @@ impl Pending {
 
 impl Drop for Pending {
     fn drop(&mut self) {
+        if !self.sent {
+            self.session.change(|state| state.take_back(&self.id, self.stream));
+        }
         // A client that was told no event's name cannot ask for the rest.
         if self.watching.is_some() {
-            self.session.state.borrow_mut().streams.forget(self.stream);
-            self.session.room.notify_one();
+            self.session.forget(self.stream);
         }
     }
 }

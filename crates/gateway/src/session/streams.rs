@@ -9,6 +9,9 @@
 //! Stream 0 is the session's own (GET); each request has another one (POST). An event is named by its stream
 //! and its number in it, so a name is unique in its session. All streams together keep a bounded number of
 //! bytes; what a connected reader has still to read is never given up for that.
+//!
+//! Nothing that somebody waits for is given up in silence ([`Instead`]): a client that comes back finds in the
+//! place of an answer why it is not there, or is refused; a server whose request is given up is answered.
 
 use hyper::body::Bytes;
 use std::{
@@ -34,17 +37,43 @@ pub struct Streams {
     bytes: usize,
     kept_bytes: usize,
     kept_streams: usize,
+    unheard: Vec<Bytes>,
 }
 
 #[derive(Debug)]
 struct Stream {
     /// The first is number `first`; events are counted from 1.
-    events: VecDeque<Bytes>,
+    events: VecDeque<Event>,
     first: u64,
     /// The number of the next event for the reader.
     next: u64,
+    /// How long the events are that the reader has not taken, together.
+    unread: usize,
+    /// The number of the last event that was given up and is missed by who comes back and has not seen it.
+    gap: u64,
+    /// The name of an event was sent, so that a client can come back.
+    named: bool,
     ended: bool,
     reader: Option<Reader>,
+}
+
+#[derive(Debug)]
+struct Event {
+    data: Bytes,
+    instead: Instead,
+}
+
+/// What becomes of an event that is given up before a client has read it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Instead {
+    /// Nothing: it told something that is worth little later.
+    Nothing,
+    /// Its client is told this, which is short.
+    Tell(Bytes),
+    /// Its server is answered this.
+    Reply(Bytes),
+    /// It is told instead of another.
+    Told,
 }
 
 #[derive(Debug)]
@@ -84,7 +113,8 @@ impl Streams {
     /// The session's own stream, and room for others.
     pub fn new(kept_bytes: usize, kept_streams: usize) -> Self {
         let streams = BTreeMap::from([(OWN, Stream::new(None))]);
-        Self { streams, next_stream: OWN + 1, next_ticket: 0, bytes: 0, kept_bytes, kept_streams }
+        let (next_stream, next_ticket) = (OWN + 1, 0);
+        Self { streams, next_stream, next_ticket, bytes: 0, kept_bytes, kept_streams, unheard: Vec::new() }
     }
 
     /// Begins a stream that has a reader.
@@ -96,10 +126,13 @@ impl Streams {
     }
 
     /// Adds an event. A stream that is gone takes none.
-    pub fn push(&mut self, id: StreamId, data: Bytes) {
-        let Some(stream) = self.streams.get_mut(&id).filter(|stream| !stream.ended) else { return };
+    pub fn push(&mut self, id: StreamId, data: Bytes, instead: Instead) {
+        let Some(stream) = self.streams.get_mut(&id).filter(|stream| !stream.ended) else {
+            return self.give_up(instead);
+        };
         self.bytes += data.len();
-        stream.events.push_back(data);
+        stream.unread += data.len();
+        stream.events.push_back(Event { data, instead });
         stream.wake();
         self.tidy();
     }
@@ -118,6 +151,18 @@ impl Streams {
         self.streams.get(&id).is_some_and(|stream| stream.reader.is_some())
     }
 
+    /// Whether somebody reads a stream, or may come back to it.
+    pub fn is_kept(&self, id: StreamId) -> bool {
+        self.streams.contains_key(&id)
+    }
+
+    /// The name of an event of a stream is sent: a client that saw it can come back.
+    pub fn name(&mut self, id: StreamId) {
+        if let Some(stream) = self.streams.get_mut(&id) {
+            stream.named = true;
+        }
+    }
+
     /// Lets a reader in. Without `after` it reads on where the last one stopped, if there is none now; with
     /// the number of an event it reads on after that, and takes the stream over: who comes back knows better
     /// than we do that its connection broke.
@@ -127,13 +172,18 @@ impl Streams {
         match after {
             None if stream.reader.is_some() => return Err(AttachError::Taken),
             None => {}
-            Some(after) if after >= stream.first + stream.events.len() as u64 => {
+            Some(after) if after < stream.gap || after >= stream.first + stream.events.len() as u64 => {
                 return Err(AttachError::Unknown);
             }
-            Some(after) => stream.next = (after + 1).max(stream.first),
+            Some(after) => {
+                stream.named = true;
+                stream.go_to((after + 1).max(stream.first));
+            }
         }
         stream.wake();
         stream.reader = Some(Reader { ticket, waker: None });
+        // What it has seen is read, whatever the one before it took.
+        self.tidy();
         Ok(ticket)
     }
 
@@ -150,9 +200,9 @@ impl Streams {
         };
         let at = usize::try_from(stream.next - stream.first).unwrap_or(usize::MAX);
         match stream.events.get(at) {
-            Some(data) => {
+            Some(event) => {
                 let last = stream.ended && at + 1 == stream.events.len();
-                Read::Event { number: stream.next, data: data.clone(), last }
+                Read::Event { number: stream.next, data: event.data.clone(), last }
             }
             None if stream.ended => Read::End,
             None => {
@@ -165,49 +215,54 @@ impl Streams {
     /// Takes the next event.
     pub fn read(&mut self, id: StreamId, ticket: Ticket, waker: &Waker) -> Read {
         let read = self.peek(id, ticket, waker);
-        if let (Read::Event { number, .. }, Some(stream)) = (&read, self.streams.get_mut(&id)) {
+        if let (Read::Event { number, data, .. }, Some(stream)) = (&read, self.streams.get_mut(&id)) {
             stream.next = number + 1;
+            stream.unread -= data.len();
+            stream.named = true;
             self.tidy();
         }
         read
     }
 
-    /// A reader is gone; what it has not read waits for the next.
+    /// A reader is gone; what it has not read waits for the next, if one can come.
     pub fn detach(&mut self, id: StreamId, ticket: Ticket) {
-        if let Some(stream) = self.streams.get_mut(&id)
-            && stream.reader.as_ref().is_some_and(|reader| reader.ticket == ticket)
-        {
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        if stream.reader.as_ref().is_some_and(|reader| reader.ticket == ticket) {
             stream.reader = None;
+            if id != OWN && !stream.named {
+                self.forget(id);
+            }
             self.tidy();
         }
     }
 
     /// Removes a stream that nobody can ask for.
     pub fn forget(&mut self, id: StreamId) {
-        if let Some(stream) = self.streams.remove(&id) {
-            self.bytes -= stream.events.iter().map(Bytes::len).sum::<usize>();
-        }
+        let Some(mut stream) = self.streams.remove(&id) else { return };
+        self.bytes -= stream.events.iter().map(|event| event.data.len()).sum::<usize>();
+        let read = usize::try_from(stream.next - stream.first).unwrap_or(usize::MAX).min(stream.events.len());
+        stream.events.drain(read..).for_each(|event| self.give_up(event.instead));
+    }
+
+    /// What servers have to be told in place of those for whom their requests were.
+    pub fn unheard(&mut self) -> Vec<Bytes> {
+        std::mem::take(&mut self.unheard)
     }
 
     /// Whether connected readers have more to read than may be kept.
     pub fn is_full(&self) -> bool {
-        self.unread() > self.kept_bytes
+        let read = self.streams.values().filter(|stream| stream.reader.is_some());
+        read.map(|stream| stream.unread).sum::<usize>() > self.kept_bytes
     }
 
     /// Cuts off the reader that has most to read.
     pub fn cut_slowest(&mut self) {
-        let read = self.streams.iter().filter(|(_, stream)| stream.reader.is_some());
-        let slowest = read.max_by_key(|(_, stream)| stream.unread_bytes()).map(|(&id, _)| id);
-        if let Some(stream) = slowest.and_then(|id| self.streams.get_mut(&id)) {
+        let read = self.streams.iter_mut().filter(|(_, stream)| stream.reader.is_some());
+        if let Some((_, stream)) = read.max_by_key(|(_, stream)| stream.unread) {
             stream.wake();
             stream.reader = None;
         }
         self.tidy();
-    }
-
-    fn unread(&self) -> usize {
-        let read = self.streams.values().filter(|stream| stream.reader.is_some());
-        read.map(Stream::unread_bytes).sum()
     }
 
     fn ticket(&mut self) -> Ticket {
@@ -215,32 +270,44 @@ impl Streams {
         self.next_ticket
     }
 
+    fn give_up(&mut self, instead: Instead) {
+        if let Instead::Reply(reply) = instead {
+            self.unheard.push(reply);
+        }
+    }
+
     /// Keeps within bounds: first goes what is over and was read, then what was read, then what nobody reads,
     /// the session's own before answers.
     fn tidy(&mut self) {
         let over = |stream: &Stream| stream.ended && stream.reader.is_none();
         while self.streams.values().filter(|stream| over(stream)).count() > self.kept_streams {
-            let oldest = self.streams.iter().find(|(_, stream)| over(stream)).map(|(&id, _)| id);
-            oldest.into_iter().for_each(|id| self.forget(id));
+            let of = |wanted: &dyn Fn(&Stream) -> bool| {
+                self.streams.iter().find(|(_, stream)| over(stream) && wanted(stream)).map(|(&id, _)| id)
+            };
+            let Some(id) = of(&|stream| stream.unread == 0).or_else(|| of(&|_| true)) else { break };
+            self.forget(id);
         }
         while self.bytes > self.kept_bytes {
-            let done = |stream: &Stream| over(stream) && stream.unread_bytes() == 0;
-            let done = self.streams.iter().find(|(_, stream)| done(stream)).map(|(&id, _)| id);
-            if let Some(id) = done.filter(|&id| id != OWN) {
+            let of = |wanted: &dyn Fn(&Stream) -> bool| {
+                self.streams.iter().find(|(_, stream)| wanted(stream)).map(|(&id, _)| id)
+            };
+            if let Some(id) = of(&|stream| over(stream) && stream.unread == 0).filter(|&id| id != OWN) {
                 self.forget(id);
                 continue;
             }
             let was_read = |stream: &Stream| stream.first < stream.next && !stream.events.is_empty();
             let unheard = |stream: &Stream| stream.reader.is_none() && !stream.events.is_empty();
-            let mut all = self.streams.iter();
-            let oldest = all.find(|(_, stream)| was_read(stream));
-            let oldest = oldest.or_else(|| self.streams.iter().find(|(_, stream)| unheard(stream)));
-            let Some(id) = oldest.map(|(&id, _)| id) else { return };
+            let told =
+                |stream: &Stream| stream.events.front().is_some_and(|event| event.instead == Instead::Told);
+            let victim = of(&was_read).or_else(|| of(&|stream| unheard(stream) && !told(stream)));
+            let Some(id) = victim.or_else(|| of(&unheard)) else { return };
             let Some(stream) = self.streams.get_mut(&id) else { return };
-            self.bytes -= stream.drop_first();
+            let (freed, instead) = stream.give_up_first(id == OWN);
+            self.bytes -= freed;
             if stream.events.is_empty() && stream.ended && stream.reader.is_none() {
                 self.forget(id);
             }
+            self.give_up(instead);
         }
     }
 }
@@ -248,7 +315,8 @@ impl Streams {
 impl Stream {
     fn new(ticket: Option<Ticket>) -> Self {
         let reader = ticket.map(|ticket| Reader { ticket, waker: None });
-        Self { events: VecDeque::new(), first: 1, next: 1, ended: false, reader }
+        let (events, unread) = (VecDeque::new(), 0);
+        Self { events, first: 1, next: 1, unread, gap: 0, named: false, ended: false, reader }
     }
 
     fn wake(&mut self) {
@@ -257,143 +325,40 @@ impl Stream {
         }
     }
 
-    fn unread_bytes(&self) -> usize {
+    fn go_to(&mut self, next: u64) {
+        self.next = next;
         let read = usize::try_from(self.next - self.first).unwrap_or(usize::MAX);
-        self.events.iter().skip(read).map(Bytes::len).sum()
+        self.unread = self.events.iter().skip(read).map(|event| event.data.len()).sum();
     }
 
-    /// Gives up the first event; how long it was.
-    fn drop_first(&mut self) -> usize {
-        let dropped = self.events.pop_front().map_or(0, |data| data.len());
+    /// Gives up the first event, or what is long of it; how many bytes that freed, and what is to be done for
+    /// it. In the session's own stream everything is missed, in another one only what somebody waits for.
+    fn give_up_first(&mut self, own: bool) -> (usize, Instead) {
+        let was_read = self.first < self.next;
+        let Some(event) = self.events.front_mut() else { return (0, Instead::Nothing) };
+        let length = event.data.len();
+        if let Instead::Tell(short) = &event.instead
+            && !was_read
+            && short.len() < length
+        {
+            let freed = length - short.len();
+            *event = Event { data: short.clone(), instead: Instead::Told };
+            self.unread -= freed;
+            return (freed, Instead::Nothing);
+        }
+        if own || event.instead != Instead::Nothing {
+            self.gap = self.first;
+        }
+        let instead = self.events.pop_front().map_or(Instead::Nothing, |event| event.instead);
         self.first += 1;
         self.next = self.next.max(self.first);
-        dropped
+        if was_read {
+            return (length, Instead::Nothing);
+        }
+        self.unread -= length;
+        (length, instead)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn text(text: &str) -> Bytes {
-        Bytes::copy_from_slice(text.as_bytes())
-    }
-
-    /// What a reader finds until it has to wait or all is over.
-    fn all(streams: &mut Streams, id: StreamId, ticket: Ticket) -> (Vec<(u64, String)>, Read) {
-        let mut seen = Vec::new();
-        loop {
-            match streams.read(id, ticket, Waker::noop()) {
-                Read::Event { number, data, .. } => {
-                    seen.push((number, String::from_utf8(data.to_vec()).unwrap()));
-                }
-                end => return (seen, end),
-            }
-        }
-    }
-
-    #[test]
-    fn a_stream_is_read_once_in_order_and_ends() {
-        let mut streams = Streams::new(100, 4);
-        let (id, ticket) = streams.open();
-        streams.push(id, text("a"));
-        streams.push(id, text("b"));
-        assert!(matches!(
-            streams.peek(id, ticket, Waker::noop()),
-            Read::Event { number: 1, last: false, .. }
-        ));
-        assert_eq!(all(&mut streams, id, ticket), (vec![(1, "a".into()), (2, "b".into())], Read::Wait));
-        streams.push(id, text("c"));
-        streams.end(id);
-        streams.push(id, text("too late"));
-        assert!(matches!(streams.peek(id, ticket, Waker::noop()), Read::Event { number: 3, last: true, .. }));
-        assert_eq!(all(&mut streams, id, ticket), (vec![(3, "c".into())], Read::End));
-    }
-
-    #[test]
-    fn who_comes_back_reads_on_after_the_event_that_it_names() {
-        let mut streams = Streams::new(100, 4);
-        let (id, first) = streams.open();
-        for data in ["a", "b", "c"] {
-            streams.push(id, text(data));
-        }
-        assert_eq!(all(&mut streams, id, first).0.len(), 3);
-        let second = streams.attach(id, Some(1)).unwrap();
-        // The first one's connection may not be known to be gone.
-        assert_eq!(streams.read(id, first, Waker::noop()), Read::End);
-        streams.detach(id, first);
-        assert_eq!(all(&mut streams, id, second), (vec![(2, "b".into()), (3, "c".into())], Read::Wait));
-        streams.detach(id, second);
-        streams.push(id, text("d"));
-        streams.end(id);
-        let third = streams.attach(id, Some(0)).unwrap();
-        assert_eq!(all(&mut streams, id, third).0.len(), 4);
-        assert_eq!(streams.attach(id, Some(5)), Err(AttachError::Unknown));
-        assert_eq!(streams.attach(id + 1, Some(0)), Err(AttachError::Unknown));
-    }
-
-    #[test]
-    fn one_reads_at_a_time_and_what_came_meanwhile_waits() {
-        let mut streams = Streams::new(100, 4);
-        streams.push(OWN, text("a"));
-        let first = streams.attach(OWN, None).unwrap();
-        assert_eq!(streams.attach(OWN, None), Err(AttachError::Taken));
-        assert_eq!(all(&mut streams, OWN, first).0, [(1, "a".into())]);
-        streams.detach(OWN, first);
-        streams.push(OWN, text("b"));
-        let second = streams.attach(OWN, None).unwrap();
-        assert_eq!(all(&mut streams, OWN, second).0, [(2, "b".into())]);
-    }
-
-    #[test]
-    fn what_is_kept_is_bounded_and_the_oldest_goes_first() {
-        let mut streams = Streams::new(10, 4);
-        for number in 0..100 {
-            streams.push(OWN, text(&format!("{number:02}")));
-        }
-        assert_eq!(streams.bytes, 10);
-        let ticket = streams.attach(OWN, Some(0)).unwrap();
-        let (seen, _) = all(&mut streams, OWN, ticket);
-        assert_eq!(seen.first().map(|(number, _)| *number), Some(96));
-        assert_eq!(seen.len(), 5);
-    }
-
-    #[test]
-    fn what_a_connected_reader_has_to_read_is_not_given_up() {
-        let mut streams = Streams::new(10, 4);
-        let (id, ticket) = streams.open();
-        let (other, _) = streams.open();
-        streams.end(other);
-        for _ in 0..10 {
-            streams.push(id, text("0123456789"));
-            streams.push(OWN, text("xxxxx"));
-        }
-        assert!(streams.is_full());
-        assert_eq!(all(&mut streams, id, ticket).0.len(), 10);
-        assert!(!streams.is_full() && streams.bytes <= 10);
-        for _ in 0..10 {
-            streams.push(id, text("0123456789"));
-        }
-        streams.cut_slowest();
-        assert!(!streams.is_full() && streams.bytes <= 10);
-        assert_eq!(streams.read(id, ticket, Waker::noop()), Read::End);
-    }
-
-    #[test]
-    fn streams_that_are_over_are_few() {
-        let mut streams = Streams::new(1000, 3);
-        let mut opened = Vec::new();
-        for _ in 0..10 {
-            let (id, ticket) = streams.open();
-            streams.push(id, text("answer"));
-            streams.end(id);
-            assert_eq!(all(&mut streams, id, ticket).0.len(), 1);
-            streams.detach(id, ticket);
-            opened.push(id);
-        }
-        let kept = opened.iter().filter(|&&id| streams.attach(id, Some(0)).is_ok()).count();
-        assert_eq!((kept, streams.bytes), (3, 18));
-        opened.iter().for_each(|&id| streams.forget(id));
-        assert_eq!(streams.bytes, 0);
-    }
-}
+mod tests;

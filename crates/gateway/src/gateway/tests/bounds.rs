@@ -66,7 +66,7 @@ fn what_all_bodies_take_together_is_bounded() {
         let world = World::with(Limits { bodies_bytes: 100 << 10, ..Limits::default() });
         let mut slow = world.connect();
         let part = "x".repeat(60 << 10);
-        slow.write_all(format!("{HEAD}content-length: 70000\r\n\r\n{part}").as_bytes()).await.unwrap();
+        slow.write_all(format!("{HEAD}content-length: 65000\r\n\r\n{part}").as_bytes()).await.unwrap();
         sleep(Duration::from_millis(1)).await;
         let answer = world.post(None, &part).await;
         assert_eq!((answer.refused(), answer.header("retry-after")), ((503, -32000), "1"));
@@ -157,6 +157,89 @@ fn sessions_and_those_that_wait_to_begin_are_bounded() {
         let mut statuses = [one, two, three].map(|answer| answer.status.as_u16());
         statuses.sort_unstable();
         assert_eq!((statuses, began.elapsed().as_secs()), ([200, 200, 503], 6));
+    });
+}
+
+#[test]
+fn what_belongs_to_no_session_is_short() {
+    local(async {
+        let world = World::with(Limits { bodies_bytes: 80 << 10, ..Limits::default() });
+        let long = |id: u32, method| request(id, method, json!({"x": "y".repeat(70 << 10)}));
+        assert_eq!(world.post(None, &long(0, "initialize")).await.refused(), (413, -32000));
+        // Who names a session that is over is told so, however long the message is.
+        let answer = world.post(Some("00"), &long(1, "echo")).await;
+        assert_eq!(answer.refused(), (404, -32000));
+        let mut revision = post(None, &long(1, "echo"));
+        revision.headers_mut().insert("mcp-protocol-version", "2099-01-01".parse().unwrap());
+        assert_eq!(world.ask(revision).await.refused(), (400, -32022));
+        let session = world.begin().await;
+        assert_eq!(world.post(Some(&session), &long(1, "echo")).await.status.as_u16(), 200);
+    });
+}
+
+#[test]
+fn a_server_whose_machines_take_long_holds_up_no_other() {
+    local(async {
+        let world = std::rc::Rc::new(World::with(Limits { queue_of_server: 16, ..Limits::default() }));
+        world.servers.planning.set(Duration::from_secs(600));
+        let mut begun = Vec::new();
+        for _ in 0..17 {
+            let world = std::rc::Rc::clone(&world);
+            begun.push(tokio::task::spawn_local(async move {
+                let mut request = post(None, &initialize(LATEST));
+                *request.uri_mut() = "/mcp/b".parse().unwrap();
+                world.ask(request).await.status.as_u16()
+            }));
+        }
+        sleep(Duration::from_secs(1)).await;
+        let began = Instant::now();
+        world.begin().await;
+        assert!(began.elapsed() < Duration::from_secs(1));
+        let mut statuses = Vec::new();
+        for begun in begun {
+            statuses.push(begun.await.unwrap());
+        }
+        statuses.sort_unstable();
+        assert_eq!(statuses, [vec![200; 16], vec![503]].concat());
+        assert_eq!(world.servers.planners.get(), (0, 4));
+    });
+}
+
+#[test]
+fn a_client_that_left_keeps_no_place() {
+    local(async {
+        let world = World::with(Limits { starts: 1, queue: 1, ..Limits::default() });
+        world.servers.delay.set(Duration::from_secs(20));
+        let initialize = initialize(LATEST);
+        let first = world.post(None, &initialize);
+        let then = async {
+            sleep(Duration::from_secs(1)).await;
+            let second = world.post(None, &initialize);
+            assert!(tokio::time::timeout(Duration::from_secs(1), second).await.is_err());
+            sleep(Duration::from_secs(1)).await;
+            assert_eq!(world.gateway.sessions.borrow().len(), 1);
+            world.post(None, &initialize).await.status.as_u16()
+        };
+        let (first, third) = tokio::join!(first, then);
+        assert_eq!((first.status.as_u16(), third, world.live()), (200, 200, 2));
+    });
+}
+
+#[test]
+fn a_request_that_was_never_sent_is_not_open() {
+    local(async {
+        let world = World::with(Limits { outbox: 1, ..Limits::default() });
+        let session = world.begin().await;
+        let _deaf = world.send(post(Some(&session), &request(1, "deaf", json!({})))).await;
+        let part = request(2, "echo", json!({"x": "y".repeat(200_000)}));
+        let _written_in_part = world.send(post(Some(&session), &part)).await;
+        let _next = world.send(post(Some(&session), &request(3, "echo", json!({})))).await;
+        let body = request(4, "echo", json!({}));
+        let waiting = world.send(post(Some(&session), &body));
+        assert!(tokio::time::timeout(Duration::from_secs(2), waiting).await.is_err());
+        sleep(Duration::from_millis(1)).await;
+        let open = world.gateway.sessions.borrow()[&session].open_requests();
+        assert_eq!(open, 3);
     });
 }
 

@@ -5,6 +5,7 @@ use hyper::StatusCode;
 use serde_json::json;
 use std::{rc::Rc, time::Duration};
 use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
     task::spawn_local,
     time::{Instant, sleep},
 };
@@ -111,6 +112,9 @@ fn what_is_open_is_answered_before_the_end_and_nothing_new_begins() {
         let (_, stop, served) = serving(&world).await;
         let open = world.send(post(Some(&session), &request(1, "sleep", json!({"ms": 3000}))));
         let mut open = open.await;
+        let primer = piece(&mut open).await.unwrap();
+        let id = primer.lines().find_map(|line| line.strip_prefix("id: ")).unwrap().to_owned();
+        drop(open);
         let mut asked = world.send(post(Some(&other), &request(1, "ask", json!({})))).await;
         assert_eq!(next(&mut asked).await.unwrap()["method"], "elicitation/create");
         let ready = || world.ask(with_path(get(&session, None), "/ready"));
@@ -125,6 +129,10 @@ fn what_is_open_is_answered_before_the_end_and_nothing_new_begins() {
             let answer = world.ask(refused).await;
             assert_eq!((answer.refused(), answer.header("retry-after")), ((503, -32000), "5"));
         }
+        assert_eq!(world.ask(get(&session, None)).await.refused(), (503, -32000));
+        // Who lost its connection may come back for what it asked before.
+        let mut open = world.send(get(&session, Some(&id))).await;
+        assert_eq!(open.status(), StatusCode::OK);
         // A question of a server that is still to be answered can be.
         let answer = world.post(Some(&other), r#"{"jsonrpc":"2.0","id":"q1","result":{}}"#).await;
         assert_eq!(answer.status, StatusCode::ACCEPTED);
@@ -170,6 +178,78 @@ fn a_session_that_begins_while_the_gateway_ends_leaves_nothing() {
         assert!(took >= Duration::from_secs(2), "{took:?}");
         let answer = begun.await.unwrap();
         assert_eq!((answer.refused(), answer.header("retry-after")), ((503, -32000), "5"));
+    });
+}
+
+/// Over a real connection, because only those are waited for. Its buffers take less than the answer.
+#[test]
+fn who_reads_slowly_has_the_time_that_was_promised() {
+    local(async {
+        // What the system has to carry takes real time.
+        tokio::time::resume();
+        let world = World::with(Limits { drain: Duration::from_secs(60), ..Limits::default() });
+        let session = world.begin().await;
+        let (address, stop, served) = serving(&world).await;
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(256 << 10).unwrap();
+        let (mut from, mut to) = socket.connect(address).await.unwrap().into_split();
+        let body = request(1, "echo", json!({"x": "y".repeat(12_000_000)}));
+        let head = format!(
+            "POST /mcp/a HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
+             accept: application/json\r\nmcp-session-id: {session}\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        );
+        to.write_all(head.as_bytes()).await.unwrap();
+        to.write_all(body.as_bytes()).await.unwrap();
+        let mut answer = vec![0; 1 << 10];
+        let mut length = from.read(&mut answer).await.unwrap();
+        stop.notify_one();
+        sleep(Duration::from_millis(1500)).await;
+        assert!(!served.is_finished());
+        let mut rest = Vec::new();
+        length += from.read_to_end(&mut rest).await.unwrap();
+        assert!(length > 12_000_000, "{length}");
+        served.await.unwrap();
+    });
+}
+
+#[test]
+fn what_a_session_waits_for_is_not_waited_for_at_the_end() {
+    local(async {
+        let world = Rc::new(World::with(Limits { drain: Duration::ZERO, ..Limits::default() }));
+        world.servers.planning.set(Duration::from_secs(600));
+        let (_, stop, served) = serving(&world).await;
+        let asking = Rc::clone(&world);
+        let begun = spawn_local(async move {
+            let mut request = post(None, &initialize(LATEST));
+            *request.uri_mut() = "/mcp/b".parse().unwrap();
+            asking.ask(request).await
+        });
+        sleep(Duration::from_secs(1)).await;
+        stop.notify_one();
+        let took = served.await.unwrap();
+        assert!(took <= Duration::from_secs(1), "{took:?}");
+        assert_eq!((world.servers.started.get(), begun.await.unwrap().refused()), (0, (503, -32000)));
+    });
+}
+
+#[test]
+fn a_machine_that_does_not_come_to_an_end_is_dropped() {
+    local(async {
+        let limits = Limits { drain: Duration::from_secs(7), ..Limits::default() };
+        let world = Rc::new(World::with(limits));
+        world.servers.delay.set(Duration::from_secs(600));
+        let (_, stop, served) = serving(&world).await;
+        let asking = Rc::clone(&world);
+        let begun = spawn_local(async move { asking.post(None, &initialize(LATEST)).await });
+        sleep(Duration::from_secs(1)).await;
+        stop.notify_one();
+        assert_eq!(begun.await.unwrap().refused(), (503, -32000));
+        let took = served.await.unwrap();
+        assert!(took >= Duration::from_secs(22) && took <= Duration::from_secs(24), "{took:?}");
+        assert!(world.gateway.sessions.borrow().is_empty());
+        sleep(Duration::from_secs(600)).await;
+        assert_eq!(world.servers.started.get(), 0);
     });
 }
 

@@ -2,7 +2,10 @@ use crate::{Limits, OpenError, testing::*};
 use hyper::StatusCode;
 use serde_json::{Value, json};
 use std::{collections::HashSet, time::Duration};
-use tokio::{task::spawn_local, time::sleep};
+use tokio::{
+    task::spawn_local,
+    time::{Instant, sleep},
+};
 
 #[test]
 fn a_session_begins_with_initialize_and_ends_with_delete() {
@@ -56,7 +59,7 @@ fn a_session_has_to_be_named_known_and_of_that_server() {
 
 #[test]
 fn ids_are_drawn_anew_each_time() {
-    let ids: HashSet<String> = (0..1000).map(|_| crate::gateway::session_id().unwrap()).collect();
+    let ids: HashSet<String> = (0..1000).map(|_| crate::gateway::begin::session_id().unwrap()).collect();
     assert_eq!(ids.len(), 1000);
     let digits: HashSet<u8> = ids.iter().flat_map(|id| id.bytes()).collect();
     assert_eq!(digits.len(), 16);
@@ -196,6 +199,53 @@ fn an_idle_session_ends_even_while_its_stream_is_open() {
     });
 }
 
+#[test]
+fn a_session_of_which_its_client_may_not_have_heard_is_not_kept_for_long() {
+    local(async {
+        let world = World::new();
+        let known = world.begin().await;
+        world.begin().await;
+        let initialized = r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#;
+        assert_eq!(world.post(Some(&known), initialized).await.status, StatusCode::ACCEPTED);
+        sleep(Duration::from_secs(59)).await;
+        assert_eq!(world.live(), 2);
+        sleep(Duration::from_secs(2)).await;
+        assert_eq!(world.live(), 1);
+        let answer = world.post(Some(&known), &request(1, "echo", json!({}))).await;
+        assert_eq!(answer.status, StatusCode::OK);
+    });
+}
+
+#[test]
+fn a_server_that_does_not_answer_initialize_is_not_waited_for_for_ever() {
+    local(async {
+        let world = World::new();
+        let hang = request(0, "initialize", json!({"protocolVersion": LATEST, "hang": true}));
+        let began = Instant::now();
+        let answer = world.post(None, &hang).await;
+        assert_eq!((answer.refused(), began.elapsed().as_secs()), ((200, -32000), 300));
+        assert!(answer.body.contains("did not answer initialize within 300 s"), "{answer:?}");
+        sleep(Duration::from_millis(1)).await;
+        assert_eq!(world.live(), 0);
+    });
+}
+
+#[test]
+fn a_document_is_not_waited_for_for_ever() {
+    local(async {
+        let world = World::with(Limits { document: Duration::from_secs(600), ..Limits::default() });
+        let session = world.begin().await;
+        let mut hang = post(Some(&session), &request(1, "hang", json!({})));
+        hang.headers_mut().insert("accept", "application/json".parse().unwrap());
+        let began = Instant::now();
+        let answer = world.ask(hang).await;
+        assert_eq!((answer.refused(), answer.json()["id"].clone()), ((504, -32000), json!(1)));
+        assert_eq!(began.elapsed().as_secs(), 600);
+        sleep(Duration::from_secs(31 * 60)).await;
+        assert_eq!(world.live(), 0);
+    });
+}
+
 /// A day in which one client is at work, one waits for an answer, one only listens to what is said, and others
 /// are gone.
 #[test]
@@ -208,11 +258,24 @@ fn a_day_ends_the_sessions_that_nobody_uses_and_no_other() {
         }
         let mut patient = world.send(post(Some(&waiting), &request(1, "hang", json!({})))).await;
         let listener = spawn_local(async move { while piece(&mut patient).await.is_some() {} });
+        let listening = world.begin().await;
+        let mut own = world.send(get(&listening, None)).await;
+        world.post(Some(&listening), r#"{"jsonrpc":"2.0","method":"chatter"}"#).await;
+        let heard = spawn_local(async move {
+            let mut heard = 0;
+            while let Some(piece) = piece(&mut own).await {
+                heard += events(&piece).len();
+            }
+            heard
+        });
         for _ in 0..24 * 6 {
-            sleep(Duration::from_secs(600)).await;
             let answer = world.post(Some(&working), &request(1, "echo", json!({}))).await;
             assert_eq!(answer.status, StatusCode::OK);
+            sleep(Duration::from_secs(600)).await;
         }
+        // A server that talks by itself is used by nobody.
+        let heard = tokio::time::timeout(Duration::from_secs(60), heard).await.unwrap();
+        assert_eq!(heard.unwrap(), 3);
         assert_eq!(world.live(), 2);
         listener.abort();
         sleep(Duration::from_secs(31 * 60)).await;
