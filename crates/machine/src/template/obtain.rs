@@ -90,7 +90,7 @@ async fn ensure(
     let templates = Templates::open(home)?;
     let ingredients = Ingredients::of(spec, level, &templates.secret()?)?;
     let key = ingredients.key();
-    if let Some(found) = find(&templates, &key) {
+    if let Some(found) = find(&templates, &key).await {
         return Ok(found);
     }
     let lock = match templates.try_lock(&key)? {
@@ -102,15 +102,18 @@ async fn ensure(
             templates.lock(&key, patience).await?
         }
     };
-    if let Some(found) = find(&templates, &key) {
+    if let Some(found) = find(&templates, &key).await {
         return Ok(found);
     }
     build(home, &templates, spec, ingredients, lock, progress).await
 }
 
-/// The template's key, if it is there and whole, or why there is none.
-fn find(templates: &Templates, key: &str) -> Option<Result<String, String>> {
-    let manifest = templates.check(key, false).ok()?;
+/// The template's key, if it is there and whole, or why there is none. At its first use since the host was started
+/// all of its memory is read, which holds up nobody else.
+async fn find(templates: &Templates, key: &str) -> Option<Result<String, String>> {
+    let (templates, wanted) = (templates.clone(), key.to_owned());
+    let checked = tokio::task::spawn_blocking(move || templates.check(&wanted, false)).await;
+    let manifest = checked.ok()?.ok()?;
     match (&manifest.outcome, manifest.refusal()) {
         (Outcome::Made(_), _) => Some(Ok(key.to_owned())),
         (_, Some(reason)) => Some(Err(reason.to_owned())),
