@@ -29,7 +29,7 @@ const SHARED: [&str; 3] = ["kernels", "images", "cache"];
 const KEPT: [&str; 2] = ["machine.json", "logs"];
 
 /// Folders of the host that machines hide with their own.
-const HIDDEN: [&str; 2] = ["/tmp", "/run"];
+const HIDDEN: [&str; 3] = ["/tmp", "/run", "/var/tmp"];
 
 /// A home folder of one test.
 pub struct Home {

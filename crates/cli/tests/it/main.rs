@@ -15,6 +15,7 @@ mod doctor;
 mod egress;
 mod examples;
 mod faults;
+mod foreign;
 mod groups;
 mod guide;
 mod health;

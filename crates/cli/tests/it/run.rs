@@ -1,6 +1,7 @@
 //! `casemate run` as clients meet it: a server on standard input and output, and nothing else.
 
 use crate::{
+    foreign::Unpacked,
     home::{Home, casemate, finish},
     support::{await_output, eventually, signal},
 };
@@ -258,7 +259,7 @@ fn the_inspector_lists_and_calls_tools() {
     assert_eq!(added.code, 0, "{}", added.stderr);
     // The inspector gives the programs that it starts next to none of its environment.
     assert_eq!(casemate(&home, &["doctor"]).code, 0);
-    let inspector = inspector(&home);
+    let inspector = Unpacked::build(&home, &["npm:@modelcontextprotocol/inspector"]).files();
     let listed = inspect(&home, &inspector, &["--method", "tools/list"]);
     let names: Vec<&str> =
         listed["tools"].as_array().unwrap().iter().map(|tool| tool["name"].as_str().unwrap()).collect();
@@ -266,22 +267,6 @@ fn the_inspector_lists_and_calls_tools() {
     let call = ["--method", "tools/call", "--tool-name", "echo", "--tool-arg", "message=hi"];
     assert_eq!(inspect(&home, &inspector, &call)["content"][0]["text"], "Echo: hi");
     assert_eq!(status(&home), json!([]));
-}
-
-/// The command that starts the inspector from its unpacked image.
-fn inspector(home: &Home) -> Vec<PathBuf> {
-    let built = casemate(home, &["image", "build", "npm:@modelcontextprotocol/inspector", "--json"]);
-    assert_eq!(built.code, 0, "{}", built.stderr);
-    let image: Value = serde_json::from_str(&built.stdout).unwrap();
-    let digest = image["digest"].as_str().unwrap().trim_start_matches("sha256:");
-    let tree = home.path().join("inspector");
-    let mut extract = Command::new("fsck.erofs");
-    extract.arg(format!("--extract={}", tree.display()));
-    extract.arg(home.path().join("images").join(digest).join("rootfs.erofs"));
-    let extracted = finish(piped(extract), b"");
-    assert_eq!(extracted.code, 0, "{}{}", extracted.stdout, extracted.stderr);
-    let words = image["command"].as_array().unwrap().iter().map(|word| word.as_str().unwrap());
-    words.map(|word| tree.join(word.trim_start_matches('/'))).collect()
 }
 
 /// What the inspector prints after speaking with `casemate run everything`.

@@ -13,6 +13,7 @@ use std::{
 };
 
 mod client;
+mod official;
 
 const SERVERS: &str = "[[servers]]\nid = \"probe\"\nsource = \"builtin:probe\"\n\
                        [[servers]]\nid = \"other\"\nsource = \"builtin:probe\"\n";

@@ -26,7 +26,7 @@ const NEED_MORE: [&str; 18] = [
 const SHELLS: [&str; 3] = ["sh", "dash", "bash"];
 
 /// Folders that every machine has of its own: what an image has there is hidden.
-const HIDDEN: [&str; 6] = ["/dev", "/home/casemate", "/proc", "/run", "/sys", "/tmp"];
+const HIDDEN: [&str; 7] = ["/dev", "/home/casemate", "/proc", "/run", "/sys", "/tmp", "/var/tmp"];
 
 /// Where programs go that lie in one of those folders on the host.
 const ELSEWHERE: &str = "/opt/host";
@@ -231,6 +231,7 @@ mod tests {
     #[test]
     fn a_program_in_a_folder_that_machines_hide_is_put_elsewhere() {
         assert_eq!(seen_inside(Path::new("/tmp/a/b")), Path::new("/opt/host/tmp/a/b"));
+        assert_eq!(seen_inside(Path::new("/var/tmp/a")), Path::new("/opt/host/var/tmp/a"));
         assert_eq!(seen_inside(Path::new("/tmpfiles/b")), Path::new("/tmpfiles/b"));
         assert_eq!(seen_inside(Path::new("/usr/bin/b")), Path::new("/usr/bin/b"));
     }
