@@ -194,6 +194,17 @@ fn has_full_disk(error: &Error) -> bool {
     false
 }
 
+/// An error and its causes on one line.
+pub fn causes(error: &dyn StdError) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(&format!(": {cause}"));
+        next = cause.source();
+    }
+    text
+}
+
 /// The candidate that a mistyped word was probably meant to be.
 pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     // 0.7 accepts a swapped pair or a missing letter in a short word and refuses an unrelated word.

@@ -19,7 +19,7 @@ use crate::{
         images::{self, Wanted},
         secrets::{check_keyring, find, store_in_keyring},
     },
-    error::{Error, Outcome},
+    error::{Error, Outcome, causes},
     mounts::FolderWish,
     render::{first_line, names},
     secrets::SecretSource,
@@ -29,7 +29,6 @@ use casemate_proto::ids::Name;
 use serde::Serialize;
 use std::{
     collections::BTreeMap,
-    error::Error as _,
     path::{Path, PathBuf},
 };
 
@@ -406,17 +405,6 @@ impl<'a> Shown<'a> {
             (None, _, None) => "runs in casemate already".to_owned(),
         }
     }
-}
-
-/// An error and its causes on one line.
-fn causes(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text.push_str(&format!(": {cause}"));
-        next = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -9,13 +9,13 @@ use crate::{
     },
     context::Context,
     engine::{Target, launch_error},
-    error::Error,
+    error::{Error, causes},
     render::harmless,
 };
 use casemate_gateway::{Backend, Machine, OpenError};
 use casemate_machine::{ConversationEnd, LaunchError, Origin, Step, registry::ClaimError};
 use casemate_proto::{ids::Name, port};
-use std::{cell::RefCell, collections::BTreeMap, fmt::Write as _, rc::Rc};
+use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
 use tokio::net::UnixStream;
 
 /// Starts machines for sessions.
@@ -157,7 +157,7 @@ impl Machine for Berth {
 
     async fn connect(&mut self) -> Result<UnixStream, OpenError> {
         let connected = self.leased.connect(port::CONVERSATION).await;
-        connected.map_err(|error| OpenError::Failed(chain(&error)))
+        connected.map_err(|error| OpenError::Failed(causes(&error)))
     }
 
     async fn end(&mut self) -> Option<ConversationEnd> {
@@ -174,17 +174,6 @@ impl Machine for Berth {
 /// first line is set in, so that it cannot be taken for another entry.
 fn entry(text: &str) -> String {
     harmless(text.trim_end()).replace('\n', "\n    ")
-}
-
-/// An error and its causes on one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let (mut text, mut next) = (error.to_string(), error.source());
-    while let Some(cause) = next {
-        // Writing to a string does not fail.
-        let _ = write!(text, ": {cause}");
-        next = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

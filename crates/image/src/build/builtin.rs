@@ -16,13 +16,7 @@ const PROGRAM: &str = "/usr/bin/casemate-probe";
 pub(super) fn resolve(context: &Context<'_>) -> Lock {
     let mut hasher = Hasher::sha256();
     hasher.update(context.request.builtin);
-    Lock {
-        runtime: RuntimeLock::bare(Runtime::Static),
-        contents: vec![format!("{PROGRAM} {}", hasher.finish())],
-        files: Default::default(),
-        hosts: Vec::new(),
-        scripts: false,
-    }
+    Lock::bare(RuntimeLock::bare(Runtime::Static), vec![format!("{PROGRAM} {}", hasher.finish())])
 }
 
 pub(super) fn install(context: &Context<'_>, tree: &Path) -> Result<Contents, BuildError> {

@@ -37,6 +37,11 @@ pub(super) struct Lock {
 }
 
 impl Lock {
+    /// Nothing that is fetched beside a runtime.
+    pub(super) fn bare(runtime: RuntimeLock, contents: Vec<String>) -> Self {
+        Self { runtime, contents, files: BTreeMap::new(), hosts: Vec::new(), scripts: false }
+    }
+
     /// The digest that names the lock.
     pub(super) fn digest(&self) -> Digest {
         let mut hasher = Hasher::sha256();

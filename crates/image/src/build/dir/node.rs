@@ -27,13 +27,7 @@ pub(super) fn resolve(context: &Context<'_>, folder: &Path) -> Result<Lock, Buil
     }
     if !manifest.needs_packages() {
         let scripts = context.request.allow_scripts;
-        return Ok(Lock {
-            runtime,
-            contents: Vec::new(),
-            files: Default::default(),
-            hosts: Vec::new(),
-            scripts,
-        });
+        return Ok(Lock { scripts, ..Lock::bare(runtime, Vec::new()) });
     }
     let work = context.work()?;
     fs::write(work.path().join(MANIFEST), &text).map_err(failed("write to", work.path()))?;

@@ -11,13 +11,7 @@ use crate::store::Runtime;
 
 pub(super) fn resolve(context: &Context<'_>, folder: &Path) -> Result<Lock, BuildError> {
     let program = program(context, folder)?;
-    Ok(Lock {
-        runtime: RuntimeLock::bare(program.runtime),
-        contents: program.identity()?,
-        files: Default::default(),
-        hosts: Vec::new(),
-        scripts: false,
-    })
+    Ok(Lock::bare(RuntimeLock::bare(program.runtime), program.identity()?))
 }
 
 pub(super) fn install(

@@ -17,13 +17,7 @@ pub(super) fn resolve(context: &Context<'_>, folder: &Path) -> Result<Lock, Buil
     if requirements.is_empty() {
         let runtime = RuntimeLock::current(context, Runtime::Python)?;
         let scripts = context.request.allow_scripts;
-        return Ok(Lock {
-            runtime,
-            contents: Vec::new(),
-            files: Default::default(),
-            hosts: Vec::new(),
-            scripts,
-        });
+        return Ok(Lock { scripts, ..Lock::bare(runtime, Vec::new()) });
     }
     pypi::resolve_requirements(context, &requirements, pypi::file_hosts(context, &requirements)?)
 }

@@ -30,13 +30,7 @@ pub(super) fn resolve(context: &Context<'_>, folder: &Path, runtime: Runtime) ->
         let hosts = pypi::file_hosts(context, &requirements)?;
         return pypi::resolve_requirements(context, &requirements, hosts);
     }
-    Ok(Lock {
-        runtime: RuntimeLock::current(context, runtime)?,
-        contents: Vec::new(),
-        files: Default::default(),
-        hosts: Vec::new(),
-        scripts: false,
-    })
+    Ok(Lock::bare(RuntimeLock::current(context, runtime)?, Vec::new()))
 }
 
 pub(super) fn install(
