@@ -21,6 +21,7 @@ use serde::Serialize;
 ///
 /// Sources: npm:PACKAGE[@VERSION], pypi:PACKAGE[@VERSION], dir:PATH, or a command as it stands in a
 /// client's configuration; `npx` and `uvx` commands are taken for the packages that they would run.
+/// A package, a folder or a program is copied as it is now: --replace takes it anew.
 ///
 /// Examples:
 ///   casemate add everything npm:@modelcontextprotocol/server-everything

@@ -3,7 +3,7 @@
 use crate::{
     config::store::Store,
     context::Context,
-    engine,
+    engine::{self, machines},
     error::{Error, Outcome},
 };
 use casemate_proto::ids::Name;
@@ -35,6 +35,10 @@ pub fn run(args: Remove, context: &Context) -> Result<Outcome, Error> {
     if !store.remove(&args.name)? {
         return Err(Error::configuration(format!("server {} is defined at {}", args.name, server.place))
             .hint("remove it there"));
+    }
+    let running = machines::named(machines::list(context)?, &args.name);
+    if !running.is_empty() {
+        context.screen.note(&format!("A machine of it still runs: casemate stop {}", args.name));
     }
     if args.json {
         context.screen.json(&serde_json::json!({ "name": args.name }))?;

@@ -247,11 +247,12 @@ fn print(entries: &[Entry], screen: Screen) -> Result<(), Error> {
             ]
         })
         .collect();
+    let header = ["TEMPLATE", "SERVER", "LEVEL", "MEMORY", "DISK", "MADE", "USED", "NOTE"];
+    screen.print(&table(header, &rows, screen.width))?;
     if entries.iter().any(|entry| entry.outcome != "made") {
         screen.note(
             "A refused one costs time and nothing else; casemate template prune --all has the next start try again",
         );
     }
-    let header = ["TEMPLATE", "SERVER", "LEVEL", "MEMORY", "DISK", "MADE", "USED", "NOTE"];
-    screen.print(&table(header, &rows, screen.width))
+    Ok(())
 }

@@ -128,7 +128,8 @@ pub async fn run(args: Volume, context: &Context) -> Result<Outcome, Error> {
             } else {
                 let Exported { entries, bytes: count, left_out, .. } = exported;
                 let without = if left_out == 0 { "" } else { ", without sockets and pipes" };
-                screen.note(&format!("Exported {entries} files and folders, {}{without}", bytes(count)));
+                let files = if entries == 1 { "file or folder" } else { "files and folders" };
+                screen.note(&format!("Exported {entries} {files}, {}{without}", bytes(count)));
             }
             if exported.unread > 0 {
                 return Err(incomplete(&name, &exported));

@@ -22,14 +22,18 @@ use tokio::{
     time::timeout,
 };
 
-/// How long a server may take to rest once it was started, on a host that has nothing else to do …
+/// How long a server may take to rest once it was started, on a host that has nothing else to do.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// … and at most, however busy the host is.
-const SETTLE_TIMES: f64 = 4.0;
+/// How long it may take over the requests that warm it up. Some leave unanswered what they do not know, and each
+/// start of such a server waits for its template.
+const WARM_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a server may take over the requests that warm it up, and to end.
-const WARM_TIMEOUT: Duration = Duration::from_secs(30);
+/// How many times as long on a host that is busy.
+const BUSY_TIMES: f64 = 4.0;
+
+/// How long the agent may take to end it and to clean up after it.
+const RINSE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long it may take over a ping.
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
@@ -55,8 +59,9 @@ pub(super) async fn start(
         return Ok(());
     }
     // A server that answers nothing sensible to this may still do so to its client.
+    let warm = on_this_host(WARM_TIMEOUT);
     let is_legacy =
-        matches!(timeout(WARM_TIMEOUT, ask_what_all_ask(shared)).await, Ok(Ok(era)) if !era.is_modern());
+        matches!(timeout(warm, ask_what_all_ask(shared, warm)).await, Ok(Ok(era)) if !era.is_modern());
     start_anew(control, patience).await?;
     if is_legacy && !matches!(timeout(PING_TIMEOUT, ping(shared)).await, Ok(Ok(true))) {
         // Something else was said, which its client may miss.
@@ -66,22 +71,22 @@ pub(super) async fn start(
 }
 
 async fn start_anew(control: &mut Control, patience: Duration) -> Result<(), Ending> {
-    let _: serde_json::Value = control.request("rinse", Request::Rinse, WARM_TIMEOUT).await?;
+    let _: serde_json::Value = control.request("rinse", Request::Rinse, RINSE_TIMEOUT).await?;
     let _: Started = control.request("start", Request::Start, patience).await?;
     Ok(())
 }
 
-async fn ask_what_all_ask(shared: &Shared) -> Result<Era, Box<dyn std::error::Error>> {
+async fn ask_what_all_ask(shared: &Shared, patience: Duration) -> Result<Era, Box<dyn std::error::Error>> {
     let (reader, writer) = tokio::io::split(shared.converse().await?);
     let mut options = mcp::Options::new("casemate", env!("CARGO_PKG_VERSION"));
-    options.negotiate_timeout = WARM_TIMEOUT;
+    options.negotiate_timeout = patience;
     // Asked first, a server that knows both eras shows it.
     options.era = Some(Era::Modern { version: NEWEST_MODERN });
     let conversation = mcp::Conversation::open(reader, writer, options).await?;
-    conversation.request("tools/list", None, WARM_TIMEOUT).await?;
+    conversation.request("tools/list", None, patience).await?;
     // A tool that none is: the way to a tool is gone, and no tool is called.
     let nothing = serde_json::value::to_raw_value(&serde_json::json!({ "name": "", "arguments": {} }))?;
-    conversation.request("tools/call", Some(&nothing), WARM_TIMEOUT).await?;
+    conversation.request("tools/call", Some(&nothing), patience).await?;
     conversation.close(STOP_GRACE).await;
     Ok(conversation.era())
 }
@@ -127,7 +132,7 @@ pub(super) async fn finish(
 }
 
 async fn settle(control: &mut Control, shared: &Shared) -> Result<(), Ending> {
-    let patience = patience();
+    let patience = on_this_host(SETTLE_TIMEOUT);
     match control.request::<Settled>("settle", Request::Settle, patience).await {
         Ok(Settled { clones: Clones::Differ, .. }) => Ok(()),
         Ok(Settled { clones: Clones::Repeat, .. }) => Err(Ending::NoTemplate(
@@ -152,12 +157,13 @@ async fn settle(control: &mut Control, shared: &Shared) -> Result<(), Ending> {
     }
 }
 
-/// How long to wait: a start that others slow down is not the server's fault.
-fn patience() -> Duration {
+/// How long to wait for what takes so long where nothing else runs: a start that others slow down is not the
+/// server's fault.
+fn on_this_host(patience: Duration) -> Duration {
     let load = std::fs::read_to_string("/proc/loadavg").ok();
     let load: Option<f64> = load.and_then(|text| text.split(' ').next()?.parse().ok());
     let processors = std::thread::available_parallelism().map_or(1.0, |count| count.get() as f64);
-    SETTLE_TIMEOUT.mul_f64((load.unwrap_or(0.0) / processors).clamp(1.0, SETTLE_TIMES))
+    patience.mul_f64((load.unwrap_or(0.0) / processors).clamp(1.0, BUSY_TIMES))
 }
 
 fn restless(patience: Duration) -> Ending {
